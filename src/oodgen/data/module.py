@@ -1,0 +1,188 @@
+"""The data of one experiment: an inlier set, out sets, and the further streams that training may see."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+
+from oodgen.data.catalog import Dataset, Transform, load
+from oodgen.data.resident import Examples, SequentialLoader, TrainLoader
+from oodgen.errors import UserError
+
+__all__ = ["OODDataModule", "TestSet"]
+
+
+class TestSet(NamedTuple):
+    """A set as it is scored: its examples after preprocessing, and what a table must say of it."""
+
+    x: np.ndarray
+    name: str
+    origin: str
+    sha256: str
+    y: np.ndarray | None = None
+
+
+class OODDataModule(pl.LightningDataModule):
+    """Carves and serves the sets of an experiment.
+
+    The inlier's official train split is carved into train, validation (checkpoint, level and fitted scores are chosen
+    there) and calibration (p-values and thresholds only); the carving is the same for every training seed. Test splits
+    are for reporting only.
+
+    Arguments:
+        inlier: The set to learn.
+        out: Test sets by name, or transformations of the inlier's test set.
+        auxiliary: Further training sets by name, each a stream of its own.
+        negative: A training set of negative examples.
+        root: The data root.
+        batch_size: Examples in a training batch of each stream.
+        validation, calibration: Fractions of the train split.
+        grey, size: Preprocessing, applied alike to every set: mean of the channels, and (height, width) resized to.
+        limit: At most so many examples of each test set, a seeded choice; None for all.
+        missing: What to do about an out set that is not there: "error" or "skip" (named in the record).
+        resident: Largest set, in bytes, to hold on the device.
+        seed: Seed of the training batches.
+        smoke: Random images of the right shapes instead of data, a few of each.
+
+    Raises:
+        UserError: a set is missing, broken or of another shape than the inlier.
+    """
+
+    def __init__(
+        self,
+        inlier: Dataset,
+        out: Mapping[str, Dataset | Transform],
+        auxiliary: Mapping[str, Dataset] | None = None,
+        negative: Dataset | None = None,
+        root: str | Path = "data",
+        batch_size: int = 128,
+        validation: float = 0.05,
+        calibration: float = 0.05,
+        grey: bool = False,
+        size: tuple[int, int] | None = None,
+        limit: int | None = None,
+        missing: str = "error",
+        resident: float = 8e9,
+        seed: int = 0,
+        smoke: bool = False,
+    ) -> None:
+        super().__init__()
+        if missing not in ("error", "skip"):
+            raise UserError(f"data.missing={missing!r} is not one of: error, skip")
+        if batch_size < 1:
+            raise UserError(f"data.batch_size={batch_size} must be at least 1")
+        if not (0 < validation and 0 < calibration and validation + calibration < 1):
+            raise UserError("data.validation and data.calibration must be positive fractions that leave some to train on")
+        self.inlier, self.out, self.negative = inlier, dict(out), negative
+        self.auxiliary = dict(auxiliary or {})
+        self.root, self.batch_size, self.seed = Path(root), batch_size, seed
+        self.fractions = (validation, calibration)
+        self.grey, self.size = grey, None if size is None else (int(size[0]), int(size[1]))
+        self.limit, self.missing, self.resident, self.smoke = limit, missing, int(resident), smoke
+        self.skipped: dict[str, str] = {}
+        self.train_x: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example after preprocessing."""
+        channels, *size = self.inlier.shape
+        return (1 if self.grey else channels, *(self.size or size))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load what training needs and carve it; a second call does nothing."""
+        if self.train_x is not None:
+            return
+        split = self._load(self.inlier, "train")
+        self.sha256 = split.sha256
+        order = np.random.default_rng(0).permutation(len(split.x))
+        counts = [max(1, round(fraction * len(order))) for fraction in self.fractions]
+        if len(order) <= sum(counts):
+            raise UserError(f"{self.inlier.name} has {len(order)} training examples, too few to carve a validation split")
+        held = {
+            name: np.sort(part) for name, part in zip(("validation", "calibration"), np.split(order, np.cumsum(counts))[:2], strict=True)
+        }
+        rest = np.sort(order[sum(counts) :])
+        if len(rest) < self.batch_size:
+            raise UserError(
+                f"{self.inlier.name} has {len(rest)} training examples, fewer than one batch; set data.batch_size={len(rest)}"
+            )
+        self.train_x = split.x[rest]
+        self.labels = None if split.y is None else torch.as_tensor(np.asarray(split.y)[rest].astype(np.int64))
+        self.held = {
+            name: TestSet(split.x[part], self.inlier.name, f"{name} part of train", split.sha256) for name, part in held.items()
+        }
+        self.streams = [self._load(dataset, "train").x for dataset in self.auxiliary.values()]
+        self.negative_x = None if self.negative is None else self._load(self.negative, "train").x
+
+    def test_sets(self) -> dict[str, TestSet]:
+        """Every set that is scored, the inlier's test split first."""
+        inlier = self._load(self.inlier, "test")
+        sets = {self.inlier.name: inlier._replace(x=self._limited(inlier.x))}
+        for name, dataset in self.out.items():
+            if isinstance(dataset, Transform):
+                x = dataset.apply(sets[self.inlier.name].x, 0)
+                sets[name] = TestSet(x, name, f"made from {self.inlier.name} test", inlier.sha256)
+                continue
+            try:
+                found = self._load(dataset, "test")
+            except UserError as error:
+                if self.missing == "error":
+                    raise
+                self.skipped[name] = str(error)
+                continue
+            sets[name] = found._replace(x=self._limited(found.x))
+        return sets
+
+    def train_dataloader(self) -> TrainLoader:
+        self.setup()
+        assert self.train_x is not None
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        held = [Examples(x, device, self.resident) for x in self.streams]
+        negative = None if self.negative_x is None else Examples(self.negative_x, device, self.resident)
+        inlier = Examples(self.train_x, device, self.resident)
+        return TrainLoader(inlier, self.batch_size, self.seed, self.labels, held, negative)
+
+    def val_dataloader(self) -> SequentialLoader:
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        return SequentialLoader(Examples(self.held["validation"].x, device, self.resident), self.batch_size)
+
+    def _limited(self, x: np.ndarray) -> np.ndarray:
+        if self.limit is None or len(x) <= self.limit:
+            return x
+        return x[np.sort(np.random.default_rng(0).permutation(len(x))[: self.limit])]
+
+    def _load(self, dataset: Dataset, split: str) -> TestSet:
+        if self.smoke:
+            count = 4 * self.batch_size + 16 if split == "train" else 16
+            seed = sum(map(ord, dataset.name + split))
+            x = np.random.default_rng(seed).integers(0, 256, (count, *dataset.shape), np.uint8)
+            return TestSet(self._prepare(x, dataset.name), dataset.name, "random images (smoke)", "smoke")
+        found = load(dataset, split, self.root)
+        return TestSet(self._prepare(found.x, dataset.name), dataset.name, found.origin, found.sha256, found.y)
+
+    def _prepare(self, x: np.ndarray, name: str) -> np.ndarray:
+        """Grey and resize, the same for every role."""
+        if x.ndim == 4 and self.grey and x.shape[1] != 1:
+            x = np.asarray(x).mean(1, keepdims=True).round().astype(np.uint8)
+        if x.ndim == 4 and self.size is not None and x.shape[2:] != self.size:
+            x = np.concatenate([_resize(part, self.size) for part in np.array_split(x, -(-len(x) // 4096))])
+        if x.shape[1:] != self.shape:
+            raise UserError(
+                f"{name} has examples of shape {_times(x.shape[1:])}, {self.inlier.name} of {_times(self.shape)}; "
+                "bring them together with data.grey=true and data.size=[height,width]"
+            )
+        return x
+
+
+def _times(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _resize(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear with antialiasing, on the uint8 scale."""
+    value = F.interpolate(torch.tensor(x).float(), size=size, mode="bilinear", antialias=True, align_corners=False)
+    return value.round().clamp(0, 255).to(torch.uint8).numpy()

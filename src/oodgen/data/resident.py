@@ -1,0 +1,142 @@
+"""Batches drawn by index from arrays that live on the training device.
+
+A batch is a function of (seed, step) alone: which examples it holds depends neither on what was drawn before nor on
+the number of workers, so a killed and resumed run sees exactly the batches of an uninterrupted one.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "Examples", "SequentialLoader", "TrainLoader"]
+
+
+class Batch(NamedTuple):
+    """One batch of stored examples.
+
+    Arguments:
+        x: uint8 (B, C, H, W) or float32 (B, D).
+        index: The examples' indices in their set, (B,), int64.
+        step: The number of this batch in training, from 0; -1 outside of it.
+        y: Labels (B,), or None.
+        auxiliary: A batch of each auxiliary set.
+        negative: A batch of the negative set, or None.
+    """
+
+    x: Tensor
+    index: Tensor
+    step: int = -1
+    y: Tensor | None = None
+    auxiliary: tuple[Tensor, ...] = ()
+    negative: Tensor | None = None
+
+
+class Examples:
+    """An array of examples, on the device if it fits in `resident` bytes, else read from its memory map by index.
+
+    Arguments:
+        x: uint8 (N, C, H, W) or float32 (N, D); may be memory-mapped.
+        device: Where batches are wanted.
+        resident: The largest array, in bytes, to hold on the device.
+    """
+
+    def __init__(self, x: np.ndarray, device: torch.device, resident: int) -> None:
+        self.device = device
+        self.mapped = x if x.nbytes > resident else None
+        self.held = None if x.nbytes > resident else torch.tensor(np.asarray(x), device=device)
+        self.size = len(x)
+
+    def take(self, index: Tensor) -> Tensor:
+        """The examples at `index`, (B,) on the CPU, as a tensor on the device."""
+        if self.held is not None:
+            return self.held[index.to(self.device)]
+        assert self.mapped is not None
+        order, back = torch.unique(index, return_inverse=True)  # a memory map is read fastest in order
+        rows = torch.from_numpy(self.mapped[order.numpy()])[back]
+        if self.device.type == "cuda":
+            return rows.pin_memory().to(self.device, non_blocking=True)
+        return rows.to(self.device)
+
+
+class TrainLoader:
+    """Shuffled batches for ever resumable: its state is the step it stands at.
+
+    An epoch is a permutation of the inlier set drawn from (seed, epoch), without the last partial batch; further
+    streams are drawn with replacement from (seed, step), so that they never define the epoch.
+    """
+
+    def __init__(
+        self,
+        inlier: Examples,
+        batch_size: int,
+        seed: int,
+        labels: Tensor | None = None,
+        auxiliary: Sequence[Examples] = (),
+        negative: Examples | None = None,
+    ) -> None:
+        self.inlier, self.batch_size, self.seed, self.labels = inlier, batch_size, seed, labels
+        self.streams = [*auxiliary, *([negative] if negative is not None else [])]
+        self.has_negative = negative is not None
+        self.step = 0
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return max(1, self.inlier.size // self.batch_size)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step."""
+        epoch, position = divmod(step, len(self))
+        if epoch != self._epoch:
+            order = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self._epoch, self._order = epoch, torch.randperm(self.inlier.size, generator=order)
+        index = self._order[position * self.batch_size : (position + 1) * self.batch_size]
+        draw = torch.Generator().manual_seed((self.seed * 1_000_003 + step) ^ 0x5DEECE66D)
+        streams = [
+            stream.take(torch.randint(stream.size, (self.batch_size,), generator=draw)) for stream in self.streams
+        ]
+        negative = streams.pop() if self.has_negative else None
+        labels = None if self.labels is None else self.labels[index].to(self.inlier.device)
+        return Batch(self.inlier.take(index), index, step, labels, tuple(streams), negative)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the epoch in which `step` stands."""
+        steps = range(self.step, (self.step // len(self) + 1) * len(self))
+        if self.inlier.mapped is None:
+            for step in steps:
+                batch = self.batch(step)
+                self.step = step + 1  # before the yield: a checkpoint taken while the batch is used counts it
+                yield batch
+            return
+        with ThreadPoolExecutor(1) as reader:  # read the next batch while the device works on this one
+            ahead = reader.submit(self.batch, steps[0])
+            for step in steps:
+                batch = ahead.result()
+                if step + 1 in steps:
+                    ahead = reader.submit(self.batch, step + 1)
+                self.step = step + 1
+                yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+
+
+class SequentialLoader:
+    """Every example once, in order, with its index."""
+
+    def __init__(self, examples: Examples, batch_size: int) -> None:
+        self.examples, self.batch_size = examples, batch_size
+
+    def __len__(self) -> int:
+        return -(-self.examples.size // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, self.examples.size, self.batch_size):
+            index = torch.arange(start, min(start + self.batch_size, self.examples.size))
+            yield Batch(self.examples.take(index), index)

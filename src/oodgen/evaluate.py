@@ -1,0 +1,234 @@
+"""Probes x data sets -> evidence on disk -> scores -> tidy rows."""
+
+import csv
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from oodgen import metrics
+from oodgen.data.module import TestSet
+from oodgen.data.resident import Examples, SequentialLoader
+from oodgen.device import Device
+from oodgen.errors import UserError
+from oodgen.files import whole, write_text
+from oodgen.models.density import Hierarchy
+from oodgen.noise import ExampleNoise
+from oodgen.probes.probe import Evidence, Probe
+from oodgen.record import digest
+
+__all__ = ["COLUMNS", "Row", "Witness", "collect", "fit_scores", "reconstructions", "rows", "score", "write_rows"]
+
+log = logging.getLogger(__name__)
+
+Score = Callable[[Evidence], Tensor]
+
+
+class Row(NamedTuple):
+    """One line of results.csv."""
+
+    experiment: str
+    fingerprint: str
+    seed: int
+    inlier: str
+    out: str
+    score: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    protocol: str
+    n_in: int
+    n_out: int
+
+
+COLUMNS = Row._fields
+
+
+class Witness(NamedTuple):
+    """Whom the probes ask, and how: a model with its weights' name, and where its evidence is kept.
+
+    Arguments:
+        model: The model, on the device.
+        weights: The checkpoint's name.
+        folder: Where evidence is kept.
+        device: Precision.
+        seed: The evaluation seed.
+        preprocessing: What was done to the images, for the key.
+    """
+
+    model: nn.Module
+    weights: str
+    folder: Path
+    device: Device
+    seed: int
+    preprocessing: str
+
+
+def collect(witness: Witness, probes: Mapping[str, Probe], test: TestSet) -> dict[str, Tensor]:
+    """The evidence of all probes on one set, named `<probe>/<name>`, from disk where it is there already."""
+    evidence: dict[str, Tensor] = {}
+    for name, probe in probes.items():
+        key = {
+            "probe": f"{type(probe).__module__}.{probe!r}",
+            "set": [test.name, test.origin, test.sha256, len(test.x), witness.preprocessing],
+            "weights": witness.weights,
+            "seed": witness.seed,
+            "precision": witness.device.precision,
+        }
+        path = witness.folder / f"{name}-{test.name}-{digest(key)}.safetensors"
+        found = _read(path) if path.is_file() else None
+        if found is None:
+            found = _ask(witness, probe, test)
+            with whole(path) as temporary:
+                save_file(found, temporary)
+        evidence |= {f"{name}/{item}": value for item, value in found.items()}
+    return evidence
+
+
+@torch.inference_mode()
+def _ask(witness: Witness, probe: Probe, test: TestSet) -> dict[str, Tensor]:
+    parts: dict[str, list[Tensor]] = {}
+    examples = Examples(test.x, witness.device.torch, 0)
+    with witness.device.autocast():
+        for batch in SequentialLoader(examples, probe.batch(witness.model)):
+            for name, value in probe(witness.model, batch.x, ExampleNoise(witness.seed, batch.index)).items():
+                parts.setdefault(name, []).append(value)
+    return {name: torch.cat(values, dim=-1).cpu().contiguous() for name, values in parts.items()}
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """Stored evidence; None, with a warning, if the file is damaged: it can be asked again."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        log.warning("%s is damaged (%s); asking again", path, error)
+        return None
+
+
+def fit_scores(scores: Mapping[str, Any], reference: Evidence) -> dict[str, Score]:
+    """Scores that need a reference, fitted on inlier validation evidence; the others as they are."""
+    return {name: score.fit(reference) if callable(getattr(score, "fit", None)) else score for name, score in scores.items()}
+
+
+def score(scores: Mapping[str, Score], evidence: Evidence) -> dict[str, np.ndarray]:
+    """Every score of every example, float64 (N,).
+
+    Raises:
+        UserError: a score asks for evidence that no probe gave, or for a level that the model does not have.
+    """
+    values = {}
+    for name, function in scores.items():
+        try:
+            values[name] = function(evidence).double().numpy()
+        except (KeyError, IndexError) as error:
+            given = ", ".join(sorted(evidence))
+            raise UserError(f"score {name!r} asks for {error} which the probes did not give; there are: {given}") from error
+    return values
+
+
+def rows(
+    who: tuple[str, str, int],
+    scores: Mapping[str, Mapping[str, np.ndarray]],
+    pixels: int,
+    oracle: Mapping[str, Sequence[str]],
+) -> list[Row]:
+    """All metrics of all scores: on full sets, on balanced ones, and with hindsight.
+
+    Arguments:
+        who: Experiment, fingerprint and seed.
+        scores: Of each set, the inlier's first, each score's values.
+        pixels: Dimensions of an example, for bits/dim.
+        oracle: Names of scores that are chosen among others by their AUROC on the very out set.
+    """
+    inlier, *outs = scores
+    found: list[Row] = []
+    for out in scores:
+        for name, values in scores[out].items():
+            if name.startswith("l>"):
+                nats, n = -values.mean(), len(values)
+                for metric, value in (("nats", nats), ("bpd", -nats / pixels / np.log(2))):
+                    found.append(Row(*who, inlier, out, name, metric, value, None, None, "full", n, n))
+    for out in outs:
+        for name in scores[inlier]:
+            a, b = scores[inlier][name], scores[out][name]
+            full = _pair(who, inlier, out, name, a, b, "full")
+            found += full
+            if len(a) == len(b):
+                found += [row._replace(protocol="balanced") for row in full]
+            else:
+                found += _pair(who, inlier, out, name, *_balanced(a, b), "balanced")
+        for name, among in oracle.items():
+            aurocs = {row.score: row.value for row in found if row.out == out and row.metric == "auroc"}
+            there = [other for other in among if other in aurocs]
+            if there:
+                best = max(there, key=aurocs.__getitem__)
+                chosen = [row for row in found if (row.out, row.score, row.protocol) == (out, best, "full")]
+                found += [row._replace(score=name, protocol="oracle") for row in chosen]
+    return found
+
+
+def _pair(
+    who: tuple[str, str, int], inlier: str, out: str, name: str, a: np.ndarray, b: np.ndarray, protocol: str
+) -> list[Row]:
+    found = [
+        Row(*who, inlier, out, name, metric, value.value, value.low, value.high, protocol, len(a), len(b))
+        for metric, value in metrics.bootstrap(a, b).items()
+    ]
+    if name.startswith("control:"):
+        area = found[[row.metric for row in found].index("auroc")]
+        # a control has no direction of its own: what counts is how far it parts the two sets
+        flipped = area.value < 0.5
+        low, high = (1 - area.high, 1 - area.low) if flipped else (area.low, area.high)
+        found.append(area._replace(metric="separation", value=max(area.value, 1 - area.value), low=low, high=high))
+    return found
+
+
+def _balanced(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Equal numbers of both: all of the smaller set, a seeded choice of the larger."""
+    n = min(len(a), len(b))
+    choice = np.random.default_rng(0).permutation
+    return a[choice(len(a))[:n]], b[choice(len(b))[:n]]
+
+
+def write_rows(path: Path, found: Sequence[Row]) -> None:
+    """results.csv, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in found:
+        writer.writerow(["" if x is None else f"{x:.6g}" if isinstance(x, float) else x for x in row])
+    write_text(path, text.getvalue())
+
+
+def write_scores(folder: Path, scores: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """One CSV for each set: a column for each score, a row for each example."""
+    for name, columns in scores.items():
+        text = io.StringIO()
+        np.savetxt(text, np.stack(list(columns.values()), 1), "%.7g", ",", header=",".join(columns), comments="")
+        write_text(folder / f"{name}.csv", text.getvalue())
+
+
+@torch.inference_mode()
+def reconstructions(witness: Witness, sets: Mapping[str, TestSet], count: int = 8) -> dict[str, np.ndarray]:
+    """The first examples of each set and what the model makes of them from z_{>k}, k = 0..L-1: uint8 (1 + L, n, C, H, W)."""
+    model = witness.model
+    if not isinstance(model, Hierarchy):
+        return {}
+    pictures = {}
+    for name, test in sets.items():
+        x = torch.tensor(test.x[:count], device=witness.device.torch)
+        noise = ExampleNoise(witness.seed, torch.arange(len(x)))
+        with witness.device.autocast():
+            y = model.observe(x, noise)
+            levels = [(model.reconstruct(y, noise, k) * 255).round().clamp(0, 255).to(torch.uint8) for k in range(model.depth)]
+        pictures[name] = torch.stack([x, *levels]).cpu().numpy()
+    return pictures

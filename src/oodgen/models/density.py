@@ -1,0 +1,95 @@
+r"""The vocabulary of densities: a bound on $\log p(x)$, and what a model must offer to be scored."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from oodgen.nets import data_dependent_init
+from oodgen.noise import Noise
+
+__all__ = ["Bound", "Density", "Hierarchy"]
+
+
+class Bound(NamedTuple):
+    r"""A lower bound on $\log p(x)$, for each sample and example, in nats.
+
+    $$\log p(x, z) - \log q(z | x) = \log p(x | z) - \sum_i [\log q(z_i | \cdot) - \log p(z_i | \cdot)]$$
+
+    Arguments:
+        log_px: $\log p(y | z)$ for S samples of z, shape (S, B).
+        log_ratios: $\log q - \log p$ of each inferred layer, elementwise, lowest layer first, each of shape
+            (S, B, *latent); empty if the density is exact.
+    """
+
+    log_px: Tensor
+    log_ratios: tuple[Tensor, ...] = ()
+
+    @property
+    def kls(self) -> Tensor:
+        """The ratio of each inferred layer summed over its elements, shape (layers, S, B): its mean over S estimates a KL."""
+        if not self.log_ratios:
+            return self.log_px.new_zeros(0, *self.log_px.shape)
+        return torch.stack([ratio.flatten(2).sum(2) for ratio in self.log_ratios])
+
+    @property
+    def value(self) -> Tensor:
+        """The bound, shape (S, B); its mean over S is the ELBO, its log-mean-exp the importance-weighted bound."""
+        return self.log_px - self.kls.sum(0)
+
+
+class Density(nn.Module, ABC):
+    """A model that bounds (or computes) the log-density of an example.
+
+    Images are observed once: `observe` turns stored pixels into the floats that every bound of the same example then
+    sees, so that binarisation and dequantisation are the same for all of them.
+    """
+
+    @abstractmethod
+    def observe(self, x: Tensor, noise: Noise) -> Tensor:
+        """Stored uint8 images (B, C, H, W) or float32 rows (B, D) to the floats y that the model explains."""
+
+    @abstractmethod
+    def forward(self, y: Tensor, noise: Noise, samples: int = 1) -> Bound:
+        """The bound at observed examples y, with S = `samples` draws of the latent variables."""
+
+    def initialise(self, y: Tensor, noise: Noise) -> None:
+        """Data-dependent initialisation of the weight-normalised layers, if there are any, on one batch."""
+        data_dependent_init(self, lambda: self(y, noise))
+
+    @abstractmethod
+    def generate(self, count: int, noise: Noise) -> Tensor:
+        """Expected images in [0, 1] of `count` draws from the prior, shape (count, C, H, W), differentiable."""
+
+
+@runtime_checkable
+class Hierarchy(Protocol):
+    """A density with L layers of latent variables whose bounds L^{>k} can be asked for."""
+
+    depth: int
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def observe(self, x: Tensor, noise: Noise) -> Tensor: ...
+
+    def bounds(
+        self,
+        y: Tensor,
+        noise: Noise,
+        ks: Sequence[int],
+        samples: Sequence[int],
+        up: Literal["mean", "sample"] = "mean",
+        down: Literal["sample", "mode"] = "sample",
+    ) -> list[Bound]:
+        """L^{>k} for each k of `ks`, with as many samples as the entry of `samples` says.
+
+        `up` says what stands for z_{<=k} on the way up to q(z_{k+1} | .), their posterior means or samples; `down` how
+        z_{<=k} is drawn on the way down, as a sample of p or as its mode.
+        """
+        ...
+
+    def reconstruct(self, y: Tensor, noise: Noise, k: int) -> Tensor:
+        """Expected images in [0, 1] from z_{>k} ~ q and z_{<=k} ~ p, shape (B, C, H, W)."""
+        ...

@@ -1,0 +1,325 @@
+r"""One run as one page: report.html, self-contained, and the figures it shows as files beside it."""
+
+import base64
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup, escape
+
+from oodgen import tables
+from oodgen.errors import UserError
+from oodgen.files import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+__all__ = ["Picture", "read_json", "render", "verdict", "write"]
+
+METRICS = {
+    "auprc": "AUPRC, OOD positive",
+    "auprc_in": "AUPRC, inlier positive",
+    "fpr80": "False positives at 80 % true positives (lower is better)",
+    "fpr95": "False positives at 95 % true positives (lower is better)",
+    "bpd": "Mean bound, bits per dimension (the score's L, not its negative)",
+    "nats": "Mean bound, nats",
+}
+
+
+class Picture(NamedTuple):
+    """A figure as the page shows it."""
+
+    name: str
+    uri: str
+    words: str
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        UserError: it is missing, cut off or something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}; evaluate this run again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a record; evaluate this run again")
+    return value
+
+
+def _tint(value: float) -> Markup:
+    """Blue above one half, orange below: where a ranking is upside down shows at a glance."""
+    if math.isnan(value):
+        return Markup("")
+    side = "high" if value >= 0.5 else "low"
+    return Markup(f' style="background:rgb(var(--{side}) / {0.5 * abs(value - 0.5):.3f})"')
+
+
+def _stacked(text: str) -> Markup:
+    """Several printed numbers one below the other; sample counts and deviations in small print."""
+    html = re.sub(r" (± [\d.]+)", r'<span class="sd">\1</span>', str(escape(text)).replace("; ", "<br>"))
+    return Markup(re.sub(r" \(S=(\w+)\)", r" <small>S=\1</small>", html))
+
+
+def render(template: str, **context: Any) -> str:
+    """A template of this package, filled in."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("oodgen"), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["breakable"] = lambda name: Markup(str(escape(name)).replace("_", "_<wbr>"))
+    environment.filters["stacked"] = _stacked
+    environment.filters["tint"] = _tint
+    return environment.get_template(template).render(**context)
+
+
+def verdict(cells: Sequence[tables.Cell]) -> list[str]:
+    """What came out, in sentences: does plain likelihood fail, does the ratio, does a trivial statistic suffice.
+
+    The score named is fixed beforehand (llr_ada, else llr_rule) where it was measured, so that naming it is not
+    a choice made on OOD data.
+    """
+    protocol = tables.main_protocol(cells)
+    chosen = [c for c in cells if c.metric in ("auroc", "separation") and c.protocol == protocol and c.out != c.inlier]
+    honest: dict[str, dict[str, float]] = {}
+    controls: dict[str, tuple[float, str]] = {}
+    for cell in chosen:
+        if not cell.score.startswith("control:"):
+            if cell.metric == "auroc" and not math.isnan(cell.value):
+                honest.setdefault(cell.score, {})[cell.out] = cell.value
+        elif cell.metric == "separation":
+            what = tables.gloss(cell.score) or cell.score.removeprefix("control:")
+            controls[cell.out] = max(controls.get(cell.out, (0.0, "")), (cell.value, what))
+    if not honest:
+        return ["No AUROC was measured."]
+    plain = honest.get("l>0", {})
+    name = next((s for s in ("llr_ada", "llr_rule") if s in honest), "")
+    if not name:
+        rest = [s for s in honest if s != "l>0"] or ["l>0"]
+        name = max(rest, key=lambda s: sum(honest[s].values()) / len(honest[s]))
+    ours = honest[name]
+    sentences = [_headline(plain, name, ours, chosen[0].inlier)]
+    weak = [f"{out} ({value:.3f})" for out, value in sorted(ours.items(), key=lambda p: p[1]) if value < 0.7]
+    if weak:
+        sentences.append(f"{name} stays below 0.7 on {_and(weak)}.")
+    trivial = [(out, *controls[out]) for out in ours if out in controls and controls[out][0] >= 0.95]
+    if trivial:
+        words = _and([f"{out} ({what}, {value:.3f})" for out, value, what in trivial])
+        tail = "this pair proves" if len(trivial) == 1 else "these pairs prove"
+        sentences.append(
+            f"One statistic of the image alone, without any model, separates {words}: {tail} nothing about semantics."
+        )
+    return sentences
+
+
+def _headline(plain: Mapping[str, float], name: str, ours: Mapping[str, float], inlier: str) -> str:
+    if not plain or name == "l>0":
+        out = min(ours, key=lambda o: ours[o])
+        return f"{name} separates {inlier} from the out sets with AUROC {_span(ours)}; lowest on {out}."
+    out = min(plain, key=lambda o: plain[o])
+    value, reached = plain[out], ours.get(out, math.nan)
+    ending = (
+        ""
+        if math.isnan(reached)
+        else f"; {name} reaches {reached:.3f}" + ("" if reached >= 0.7 else " and does not repair it")
+    )
+    if value < 0.4:
+        return (
+            f"On {out} plain likelihood fails (AUROC {value:.3f}): "
+            f"it ranks them as more likely than the test set of {inlier}{ending}."
+        )
+    if value < 0.6:
+        return f"On {out} plain likelihood does no better than guessing (AUROC {value:.3f}){ending}."
+    return (
+        f"Plain likelihood ranks every out set as less likely than {inlier}: AUROC {_span(plain)}; "
+        f"{name} has {_span(ours)}."
+    )
+
+
+def _span(values: Mapping[str, float]) -> str:
+    low, high = min(values.values()), max(values.values())
+    return f"{low:.3f}" if len(values) == 1 else f"{low:.3f} to {high:.3f}"
+
+
+def _and(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _columns(path: Path) -> "dict[str, NDArray[Any]]":
+    """The columns of a CSV of numbers, gaps as nan."""
+    import csv
+
+    import numpy as np
+
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            head, *lines = [line for line in csv.reader(file) if line] or [[]]
+        values = np.array([[float(x) if x.strip() else np.nan for x in line] for line in lines], dtype=float)
+        return {name: values[:, i] for i, name in enumerate(head)} if lines else {}
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"cannot read {path}: {error}; evaluate this run again") from error
+
+
+def _panels(scores: Sequence[str]) -> list[str]:
+    """The four scores worth a panel, chosen by name: plain likelihood, the ratios, the adaptive one."""
+    honest = [s for s in scores if not s.startswith("control:")]
+    ratios = [s for s in honest if s.startswith("llr>")]
+    first = [s for s in ("l>0", *ratios[:2], "llr_ada", "llr_rule") if s in honest]
+    return (first + [s for s in honest if s not in first])[:4]
+
+
+def _show(figure: "Figure", path: Path, words: str = "") -> Picture:
+    from oodgen import figures
+
+    return _embed(figures.save(figure, path), words)
+
+
+def _embed(path: Path, words: str = "") -> Picture:
+    kind = "svg+xml" if path.suffix == ".svg" else "png"
+    return Picture(path.stem, f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}", words)
+
+
+def _train_dir(eval_dir: Path, name: str) -> Path | None:
+    """The training's folder, wherever the runs folder was moved to together with it."""
+    places = [Path(name), *(parent / name for parent in eval_dir.resolve().parents)]
+    places += [parent / "train" / Path(name).name for parent in eval_dir.resolve().parents]
+    return next((place for place in places if place.is_dir()), None) if name else None
+
+
+def _pictures(eval_dir: Path, record: Mapping[str, Any], inlier: str) -> dict[str, list[Picture]]:
+    import numpy as np
+
+    from oodgen import figures
+
+    folder = eval_dir / "figures"
+    sets = {
+        name: _columns(path) for name in record["datasets"] if (path := eval_dir / "scores" / f"{name}.csv").is_file()
+    }
+    shown: dict[str, list[Picture]] = {"scores": [], "levels": [], "training": [], "more": []}
+    if sets.get(inlier) and len(sets) > 1:
+        names = _panels(list(sets[inlier]))
+        chosen = {
+            score: {name: columns[score] for name, columns in sets.items() if score in columns} for score in names
+        }
+        shown["scores"] = [
+            _show(figures.densities(chosen, inlier), folder / "densities.svg", "densities of four scores"),
+            _show(figures.roc(chosen, inlier), folder / "roc.svg", "ROC curves of the same scores"),
+        ]
+    if (path := eval_dir / "reconstructions.npz").is_file():
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                order = [name for name in (inlier, *record["datasets"]) if name in archive]
+                grids = {name: archive[name][:, :8] for name in dict.fromkeys(order)}
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"cannot read {path}: {error}; evaluate this run again") from error
+        for name, images in grids.items():
+            title = f"{name} (in)" if name == inlier else name
+            path = folder / ("levels_" + re.sub(r"[^\w-]", "_", name) + ".png")
+            shown["levels"].append(_show(figures.reconstructions(images, title), path, f"reconstructions of {name}"))
+    train = _train_dir(eval_dir, record.get("train_dir", ""))
+    if train is not None and (path := train / "metrics.csv").is_file():
+        drawn = figures.curves(_columns(path))
+        if drawn is not None:
+            shown["training"] = [_show(drawn, folder / "curves.svg", "training curves")]
+    ours = {picture.name for pictures in shown.values() for picture in pictures}
+    extra = [
+        p for p in sorted(folder.glob("*")) if p.suffix in (".svg", ".png") and p.stem not in ours and p.name[0] != "."
+    ]
+    shown["more"] = [_embed(path, path.stem.replace("_", " ")) for path in extra]
+    return shown
+
+
+def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    provenance = record.get("provenance") or {}
+    seconds = provenance.get("seconds") or {}
+    memory = provenance.get("peak_memory_mb")
+    facts = {
+        "commit": provenance.get("commit"),
+        "date": provenance.get("date"),
+        "seed": record.get("seed"),
+        "method": record.get("method"),
+        "parameters": f"{count:,}" if (count := (record.get("model") or {}).get("parameters")) else None,
+        "time": ", ".join(f"{_duration(float(s))} to {what}" for what, s in seconds.items() if s is not None),
+        "peak memory": f"{memory:,.0f} MB" if memory else None,
+        "hardware": _words(provenance.get("hardware")),
+        "threads": provenance.get("threads"),
+        "precision": provenance.get("precision"),
+        "versions": _words(provenance.get("versions")),
+        "fingerprint": record.get("fingerprint"),
+        "training": record.get("train_dir"),
+    }
+    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
+
+
+def _samples(datasets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The sets that are samples of an official split, by their own name or origin."""
+    named = {name: f"{name} {facts.get('origin', '')}" for name, facts in datasets.items()}
+    return [name for name, text in named.items() if re.search(r"(?:\b|_)sample(?:\b|_)", text)]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return "" if value is None else str(value)
+
+
+def write(eval_dir: Path) -> Path:
+    """Write report.html and figures/ of one evaluated run.
+
+    Arguments:
+        eval_dir: A folder runs/eval/<experiment>/<hash> with record.json and results.csv; scores, reconstructions
+            and training metrics are shown where they are. Further pictures in figures/ are shown at the end.
+
+    Raises:
+        UserError: a file of the record is missing or damaged.
+    """
+    record = read_json(eval_dir / "record.json")
+    rows = tables.read(eval_dir / "results.csv")
+    if not rows:
+        raise UserError(f"{eval_dir / 'results.csv'} holds no row; evaluate this run again")
+    cells = tables.aggregate(rows)
+    try:
+        inlier = next(name for name, facts in record["datasets"].items() if facts["role"] == "inlier")
+        method = record["method"]
+    except (KeyError, StopIteration, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{eval_dir / 'record.json'} names no method or no inlier set; evaluate this run again"
+        ) from error
+    path = tables.find_paper(record["paper"]) if record.get("paper") else None
+    printed = tables.read_paper(path) if path else []
+    protocol = tables.main_protocol(cells)
+    pairs = [cell for cell in cells if cell.out != cell.inlier]
+    measured = {cell.metric for cell in cells}
+    others = [(words, tables.pivot(cells, metric)) for metric, words in METRICS.items() if metric in measured]
+    if protocol == "full" and any(cell.protocol == "balanced" for cell in pairs):
+        others.insert(0, ("AUROC, equal numbers in and out", tables.pivot(pairs, "auroc", "balanced")))
+    outs = list(dict.fromkeys(cell.out for cell in pairs))
+    html = render(
+        "page.html",
+        title=record.get("experiment", eval_dir.parent.name),
+        record=record,
+        inlier=inlier,
+        protocol=protocol,
+        verdict=verdict(cells),
+        main=tables.pivot(pairs),
+        others=[(words, table) for words, table in others if table.lines],
+        beside=tables.beside(cells, printed, method),
+        elsewhere=tables.elsewhere(printed, inlier, outs, method),
+        pictures=_pictures(eval_dir, record, inlier),
+        facts=_facts(record),
+        samples=_samples(record["datasets"]),
+    )
+    write_text(eval_dir / "report.html", html)
+    return eval_dir / "report.html"

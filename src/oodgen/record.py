@@ -1,0 +1,145 @@
+"""A run is a directory named by what made it: fingerprint, state, lock, provenance. Imports no torch."""
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from oodgen.errors import UserError
+from oodgen.files import write_text
+
+__all__ = ["digest", "fingerprint", "folder_of", "locked", "provenance", "read_state", "write_state"]
+
+# What shapes the weights. Loggers, probes, scores, out sets and folders do not.
+SHAPING = ("model", "method", "trainer", "callbacks", "inputs", "seed")
+SHAPING_DATA = ("inlier", "auxiliary", "negative", "batch_size", "validation", "calibration", "grey", "size", "smoke")
+# What only says where and how to run, not what comes out.
+IGNORED = ("runs", "logger", "retrain")
+
+
+def digest(value: Any) -> str:
+    """Twelve hexadecimal digits that name a resolved config."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """The name of a training: a digest of the parts of a resolved config that shape the weights."""
+    shaping = {key: config[key] for key in SHAPING}
+    shaping["data"] = {key: config["data"].get(key) for key in SHAPING_DATA}
+    shaping["precision"] = config["device"]["precision"]
+    return digest(shaping)
+
+
+def folder_of(config: Mapping[str, Any]) -> str:
+    """The directory of an evaluation: one for each resolved config, apart from where and how it runs."""
+    data = {key: value for key, value in config["data"].items() if key != "root"}
+    named = {key: value for key, value in config.items() if key not in IGNORED} | {"data": data}
+    root = f"{config['runs']}/smoke" if config["smoke"] else config["runs"]
+    return f"{root}/eval/{config['name']}/{digest(named)}"
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state of a run's directory: {"state": "new" | "running" | "done" | "failed" | "diverged", "why": ...}."""
+    path = folder / "state.json"
+    if not path.is_file():
+        return {"state": "new", "why": None}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not readable as JSON; delete it to start the run over") from error
+
+
+def write_state(folder: Path, state: str, why: str | None = None) -> None:
+    """Record how a run stands."""
+    write_text(folder / "state.json", json.dumps({"state": state, "why": why}))
+
+
+@contextmanager
+def locked(folder: Path, wait: bool) -> Iterator[None]:
+    """Hold a run's directory for this process.
+
+    Arguments:
+        folder: The directory, made if it is not there.
+        wait: Wait for another process to finish with it, instead of giving up.
+
+    Raises:
+        UserError: another process holds it and `wait` is false, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if not wait:
+                raise UserError(f"{folder} is in use by another process; wait for it to finish, or stop it") from None
+            print(f"waiting for another process that is training {folder}", file=sys.stderr, flush=True)
+            lock.acquire()
+    except OSError as error:
+        raise UserError(f"cannot write in {folder}: {error.strerror or error}; choose another with runs=DIR") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result, as far as it can be read off this process: commit, versions, hardware, date, command."""
+    versions = {"python": platform.python_version()}
+    for name in ("oodgen", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "commit": _commit(),
+        "command": _command(),
+        "versions": versions,
+        "hardware": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+        "system": platform.platform(terse=True),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+def _command() -> str:
+    module = getattr(sys.modules.get("__main__"), "__spec__", None)
+    start = ["python", "-m", module.name] if module is not None else [Path(sys.argv[0]).name]
+    return " ".join([*start, *sys.argv[1:]])
+
+
+def _commit() -> str:
+    """The commit of the source tree, with "+" if it has uncommitted changes; "" outside of one."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        top = Path(git("rev-parse", "--show-toplevel"))
+        if not (top / "src" / "oodgen" / "record.py").is_file():
+            return ""  # installed inside somebody else's repository
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "src", "conf") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

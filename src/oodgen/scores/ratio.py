@@ -1,0 +1,94 @@
+r"""Likelihood ratios between the levels of a hierarchy. Larger = more out-of-distribution; nats per example."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from oodgen.errors import UserError
+
+__all__ = ["DeviatingLevel", "input_complexity", "llr", "llr_ada"]
+
+
+def _levels(evidence: Mapping[str, Tensor], probe: str, kl: str) -> Tensor:
+    r"""$\mathcal L^{>k}$ for k = 0..L-1, shape (L, N), with the KL of z_{>k} or, as the authors' script, of the ELBO."""
+    if kl == "own":
+        return evidence[f"{probe}/l"]
+    if kl == "elbo":
+        return evidence[f"{probe}/log_px"] - evidence[f"{probe}/kl"].sum(0)
+    raise UserError(f"kl={kl!r} is not one of: own, elbo")
+
+
+def llr(
+    evidence: Mapping[str, Tensor],
+    k: int,
+    importance: bool = False,
+    kl: Literal["own", "elbo"] = "own",
+    probe: str = "bounds",
+) -> Tensor:
+    r"""$\mathrm{LLR}^{>k} = \mathcal L - \mathcal L^{>k}$ (Havtorn et al. 2021, eq. 7).
+
+    Arguments:
+        evidence: Holds `<probe>/l`, `<probe>/log_px`, each (L, N), and `<probe>/kl` (layers, N).
+        k: The level, 1..L-1.
+        importance: Take the importance-weighted bound for $\mathcal L$ (eq. 9, $\mathrm{LLR}_S^{>k}$); $\mathcal L^{>k}$
+            stays a plain average, or the ratio would tend to 0.
+        kl: "own": the KL of $z_{>k}$ in $\mathcal L^{>k}$ (eq. 5). "elbo": the ELBO's whole KL in both, which cancels and
+            leaves $\mathbb E \log p(x|z_{>0}) - \mathbb E \log p(x|z_{>k})$.
+        probe: The probe whose bounds to take.
+    """
+    levels = _levels(evidence, probe, kl)
+    return (evidence[f"{probe}/iw"] if importance else levels[0]) - levels[k]
+
+
+def llr_ada(evidence: Mapping[str, Tensor], kl: Literal["own", "elbo"] = "own", probe: str = "bounds") -> Tensor:
+    r"""The adaptive ratio $\sum_{k=1}^{L-1} w_k (\mathcal L^{>k-1} - \mathcal L^{>k})$, $w_k = \ell_k / \ell_{k-1}$.
+
+    $\ell_k = \mathbb E \log p(x | z_{>k})$, kept below -1 nat so that no weight changes sign or blows up. The term of
+    k = 0 is zero, since both bounds come from the same samples. Source: Li et al. 2022, eq. 11 (papers/adaptive_llr,
+    section 4).
+    """
+    levels = _levels(evidence, probe, kl)
+    ell = evidence[f"{probe}/log_px"].clamp_max(-1.0)
+    return (ell[1:] / ell[:-1] * (levels[:-1] - levels[1:])).sum(0)
+
+
+@dataclass(frozen=True)
+class DeviatingLevel:
+    r"""The paper's rule for k without OOD data: take the level whose ratio deviates most from the inlier reference.
+
+    $\max_k |\mathrm{LLR}^{>k} - m_k| / s_k$ with mean $m_k$ and standard deviation $s_k$ of $\mathrm{LLR}^{>k}$ on the
+    validation split. Source: Havtorn et al. 2021, section 5 (flag when any k deviates).
+
+    Arguments:
+        probe: The probe whose bounds to take.
+        reference: $m_k$ and $s_k$, shape (2, L-1), from `fit`.
+    """
+
+    probe: str = "bounds"
+    reference: Tensor | None = None
+
+    def fit(self, evidence: Mapping[str, Tensor]) -> "DeviatingLevel":
+        """The rule with its reference taken from inlier evidence that is neither trained on nor tested on."""
+        ratios = self._ratios(evidence)
+        return replace(self, reference=torch.stack([ratios.mean(1), ratios.std(1).clamp_min(1e-6)]))
+
+    def __call__(self, evidence: Mapping[str, Tensor]) -> Tensor:
+        if self.reference is None:
+            raise ValueError("DeviatingLevel must be fitted on inlier evidence before it scores")
+        mean, deviation = self.reference.unsqueeze(2)
+        return ((self._ratios(evidence) - mean) / deviation).abs().amax(0)
+
+    def _ratios(self, evidence: Mapping[str, Tensor]) -> Tensor:
+        levels = evidence[f"{self.probe}/l"].double()
+        return levels[0] - levels[1:]
+
+
+def input_complexity(
+    evidence: Mapping[str, Tensor], codec: Literal["png", "jpeg2000"] = "png", probe: str = "bounds", image: str = "image"
+) -> Tensor:
+    r"""$-\log_2 p(x) - \mathrm{bits}(x)$: the bound against the size of the compressed image (Serra et al. 2020), bits."""
+    return -evidence[f"{probe}/l"][0] / math.log(2) - evidence[f"{image}/{codec}_bits"]

@@ -1,0 +1,131 @@
+"""Fit a method to its data in a directory of its own, or continue where a killed process stopped."""
+
+import logging
+import math
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from oodgen.checkpoints import Checkpoints, read_checkpoint
+from oodgen.curves import Curves
+from oodgen.data.module import OODDataModule
+from oodgen.device import Device
+from oodgen.errors import UserError
+
+__all__ = ["fit"]
+
+log = logging.getLogger(__name__)
+
+
+def fit(
+    method: pl.LightningModule,
+    data: OODDataModule,
+    folder: Path,
+    device: Device,
+    options: Mapping[str, Any],
+    callbacks: Iterable[Callback] = (),
+    loggers: Sequence[Logger] = (),
+    snapshots: Sequence[int] = (),
+) -> dict[str, float]:
+    """Train to the end, from the last checkpoint in `folder` if there is one.
+
+    Arguments:
+        method: The method with its model.
+        data: The data.
+        folder: The training's directory; metrics.csv and checkpoints/ are written there.
+        device: Precision, memory format, compilation.
+        options: Arguments of Lightning's Trainer.
+        callbacks, loggers: Further ones.
+        snapshots: Epochs whose weights to keep.
+
+    Returns:
+        Seconds of this process, and steps and epochs altogether.
+
+    Raises:
+        UserError: the checkpoint to resume from is damaged, or a Trainer option does not exist.
+        Diverged: from the method.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    resume = last if last.is_file() else None
+    _quiet()
+    terminal = sys.stderr.isatty()
+    bar: list[Callback] = [TQDMProgressBar(refresh_rate=20)] if terminal else [_Lines()]
+    try:
+        trainer = pl.Trainer(
+            **device.trainer(),
+            **options,
+            logger=[Curves(folder / "metrics.csv"), *loggers],
+            callbacks=[*bar, *callbacks, Checkpoints(folder / "checkpoints", epochs=snapshots)],
+            enable_checkpointing=False,
+            enable_progress_bar=terminal,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,  # the method itself logs rarely
+            use_distributed_sampler=False,
+            default_root_dir=folder,
+        )
+    except TypeError as error:
+        raise UserError(f"trainer: {str(error).split('() ')[-1]}; see conf/trainer for what there is") from error
+    device.place(method)
+    data.setup()
+    if resume is None:
+        method.initialise(data.train_dataloader().batch(0))  # type: ignore[operator]
+    else:
+        epoch = read_checkpoint(resume)
+        log.info("resuming at step %d (epoch %d)", epoch["global_step"], epoch["epoch"])
+    if device.compile:
+        method.model.compile()  # type: ignore[union-attr, operator]
+    start = time.perf_counter()
+    try:
+        trainer.fit(method, datamodule=data, ckpt_path=resume)
+    except SIGTERMException:
+        # Lightning would end the process with 0, as if it had finished
+        raise SystemExit(128 + signal.SIGTERM) from None
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    steps = trainer.global_step
+    return {
+        "seconds": time.perf_counter() - start,
+        "steps": steps,
+        "epochs": round(steps / max(1, trainer.num_training_batches), 3),
+    }
+
+
+class _Lines(Callback):
+    """Where there is no terminal: one line at each validation instead of a bar."""
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.start, self.step = time.perf_counter(), trainer.global_step
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        steps = trainer.global_step - self.step
+        batch = trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        rate = steps * batch / (time.perf_counter() - self.start)
+        bound = float(trainer.callback_metrics.get("val/bound", math.nan))
+        log.info("step %d: validation bound %.2f nats, %.0f images/s", trainer.global_step, bound, rate)
+
+
+def _quiet() -> None:
+    """Lightning's tips and its warnings about choices made here on purpose."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.accelerators.cuda").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*`IterableDataset` has `__len__` defined.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*weights_only.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*`Trainer` was configured with.*",
+        ".*Experiment logs directory.*",
+        ".*GPU available but not used.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
