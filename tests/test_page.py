@@ -1,0 +1,187 @@
+"""The page of a run: whole, self-contained, and its sentences follow from the rows."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from oodgen import page, tables
+from oodgen.errors import UserError
+
+AUROC = {
+    "l>0": {"digits": 0.04, "hflip": 0.50},
+    "llr>1": {"digits": 0.93, "hflip": 0.52},
+    "llr_ada": {"digits": 0.99, "hflip": 0.51},
+}
+
+
+def cells(auroc=AUROC, controls=None):
+    def cell(score, out, value, metric):
+        nan = float("nan")
+        return tables.Cell("e", "photos", out, score, metric, "full", value, nan, nan, nan, (0,), 10, 10)
+
+    found = [cell(s, o, v, "auroc") for s, values in auroc.items() for o, v in values.items()]
+    return found + [cell(f"control:{s}", o, v, "separation") for (s, o), v in (controls or {}).items()]
+
+
+def test_the_verdict_tells_a_failing_likelihood_and_where_the_ratio_fails_too():
+    first, second = page.verdict(cells())
+    assert first.startswith("On digits plain likelihood fails (AUROC 0.040)") and first.endswith(
+        "llr_ada reaches 0.990."
+    )
+    assert second == "llr_ada stays below 0.7 on hflip (0.510)."
+
+
+def test_the_verdict_names_the_score_fixed_beforehand_not_the_best():
+    better = {**AUROC, "llr>1": {"digits": 0.999, "hflip": 0.9}}
+    assert "llr_ada" in page.verdict(cells(better))[0] and "llr>1" not in page.verdict(cells(better))[0]
+
+
+def test_a_sufficient_control_is_said_aloud():
+    words = page.verdict(cells(controls={("entropy", "digits"): 0.998, ("mean", "digits"): 0.6}))[-1]
+    assert "digits (entropy of the pixels, 0.998)" in words and "proves nothing about semantics" in words
+    assert not any("semantics" in s for s in page.verdict(cells(controls={("entropy", "digits"): 0.9})))
+
+
+@pytest.mark.parametrize(
+    ("plain", "ratio", "words"),
+    [
+        (0.5, 0.9, "no better than guessing"),
+        (0.8, 0.9, "less likely than photos"),
+        (0.1, 0.3, "does not repair it"),
+    ],
+)
+def test_the_verdict_follows_the_numbers(plain, ratio, words):
+    assert words in page.verdict(cells({"l>0": {"digits": plain}, "llr_ada": {"digits": ratio}}))[0]
+
+
+def test_a_verdict_needs_neither_ratio_nor_bound():
+    assert "critic separates photos" in page.verdict(cells({"critic": {"digits": 0.8}}))[0]
+    assert page.verdict([]) == ["No AUROC was measured."]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run of two sets and three scores, hostile where it can be."""
+    folder = tmp_path / "runs" / "eval" / "quickstart" / "abcdef"
+    (folder / "scores").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    names = ["l>0", "llr>1", "control:mean"]
+    for shift, name in enumerate(("photos", "digits")):
+        values = random.normal(shift, 1, (60, 3))
+        lines = [",".join(names), *(",".join(map(str, v)) for v in values)]
+        (folder / "scores" / f"{name}.csv").write_text("\n".join(lines))
+    rows = [
+        ("l>0", "auroc", 0.25),
+        ("llr>1", "auroc", 0.875),
+        ("control:mean", "separation", 0.625),
+        ("l>0", "fpr80", 0.9),
+    ]
+    text = [",".join(tables.Row._fields)]
+    text += [f"quickstart,abcdef,0,photos,digits,{s},{m},{v},0.1,0.9,full,60,60" for s, m, v in rows]
+    (folder / "results.csv").write_text("\n".join(text) + "\n")
+    images = random.integers(0, 256, (3, 8, 1, 8, 8), dtype=np.uint8)
+    np.savez(folder / "reconstructions.npz", photos=images, digits=images)
+    train = tmp_path / "runs" / "train" / "abcdef"
+    train.mkdir(parents=True)
+    (train / "metrics.csv").write_text("step,epoch,train/bound,val/bound\n0,0,-9,\n1,0,,-8\n2,1,-7,\n")
+    origin = "official test <script>alert(1)</script>"
+    sets = {"photos": ("inlier", origin), "digits": ("out", "digits_sample of the test split")}
+    record = {
+        "experiment": "quickstart",
+        "fingerprint": "abcdef",
+        "seed": 0,
+        "command": "python -m oodgen.run +experiment=quickstart",
+        "train_dir": "runs/train/abcdef",
+        "paper": None,
+        "method": "hvae",
+        "notes": ["a <b>note</b>"],
+        "provenance": {
+            "commit": "123abc",
+            "versions": {"torch": "2.15"},
+            "seconds": {"train": 7200.0, "evaluate": 3.0},
+        },
+        "datasets": {n: {"role": r, "n": 60, "origin": o, "sha256": "0" * 64} for n, (r, o) in sets.items()},
+        "model": {"parameters": 1234567},
+    }
+    (folder / "record.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_the_page_is_self_contained_and_shows_the_run(run):
+    html = page.write(run).read_text()
+    assert not re.search(r"""(?:src|href)=["'](?!data:)""", html) and "@import" not in html and "url(" not in html
+    assert len(html) < 3e6
+    for words in (
+        "0.250",
+        "0.875",
+        "0.625",
+        "+experiment=quickstart",
+        "123abc",
+        "1,234,567",
+        "2.0 h to train",
+        "torch 2.15",
+    ):
+        assert words in html
+    assert html.count('src="data:image/') == 5, "densities, ROC, two grids of levels, training"
+    assert sorted(p.name for p in (run / "figures").iterdir()) == [
+        *("curves.svg", "densities.svg", "levels_digits.png", "levels_photos.png", "roc.svg")
+    ]
+
+
+def test_text_of_the_record_is_text_on_the_page(run):
+    html = page.write(run).read_text()
+    assert "<script" not in html and "<b>note</b>" not in html and "&lt;script&gt;" in html
+
+
+def test_a_sample_is_never_passed_off_as_the_official_split(run):
+    html = page.write(run).read_text()
+    assert html.count("a sample, not the official split") == 1
+
+
+def test_figures_of_others_are_shown_and_the_page_can_be_written_again(run):
+    first = page.write(run).read_text()
+    assert page.write(run).read_text() == first
+    (run / "figures" / "auroc_over_epochs.svg").write_text("<svg/>")
+    assert "auroc over epochs" in page.write(run).read_text()
+
+
+def test_what_was_not_recorded_is_left_out(run):
+    for name in ("scores/photos.csv", "reconstructions.npz"):
+        (run / name).unlink()
+    record = json.loads((run / "record.json").read_text())
+    (run / "record.json").write_text(json.dumps({**record, "train_dir": "elsewhere", "provenance": {}, "notes": []}))
+    html = page.write(run).read_text()
+    assert "0.875" in html and "<img" not in html and "<h2>Notes" not in html
+
+
+def test_the_papers_numbers_stand_beside_ours(run):
+    text = (run / "results.csv").read_text()
+    text = text.replace("photos", "fashion_mnist").replace("digits", "mnist")
+    (run / "results.csv").write_text(text)
+    record = (run / "record.json").read_text().replace("photos", "fashion_mnist").replace('"digits"', '"mnist"')
+    (run / "record.json").write_text(record.replace('"paper": null', '"paper": "hierarchical_llr"'))
+    html = page.write(run).read_text()
+    assert "Beside the paper" in html
+    assert "0.964 <small>S=1</small><br>0.984 <small>S=250</small><br>0.986 <small>S=1000</small>" in html
+    assert "quoted(Ren et al. 2019 [1])" in html
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("record.json", b"{"),
+        ("record.json", b"[]"),
+        ("record.json", b'{"method": "hvae", "datasets": {}}'),
+        ("results.csv", b"experiment\n"),
+        ("scores/digits.csv", b"l>0,llr>1\n1,x\n"),
+        ("scores/digits.csv", b"l>0,llr>1\n1\n1,2\n"),
+        ("reconstructions.npz", b"PK\x03\x04 cut"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line_and_no_page_is_written(run, name, content):
+    (run / name).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(name)) as error:
+        page.write(run)
+    assert "\n" not in str(error.value) and not (run / "report.html").exists()

@@ -1,0 +1,128 @@
+"""The report over runs: grouping, skipping, joining, and one line for each mistake."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from oodgen import report, tables
+
+
+def make(root, experiment="e", name="aaaaaa", seed=0, state="done", auroc=0.5, config="", why=None, paper=None):
+    folder = root / "eval" / experiment / name
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text(json.dumps({"state": state, "why": why}))
+    (folder / "config.yaml").write_text(f"seed: {seed}\nrun_dir: somewhere/{name}\n{config}")
+    if state == "done":
+        record = {"experiment": experiment, "fingerprint": name, "seed": seed, "method": "hvae", "paper": paper}
+        (folder / "record.json").write_text(json.dumps(record))
+        lines = [",".join(tables.Row._fields)]
+        lines += [
+            f"{experiment},{name},{seed},fashion_mnist,mnist,{s},auroc,{v},,,full,9,9"
+            for s, v in (("l>0", 0.1), ("llr>1", auroc))
+        ]
+        (folder / "results.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_seeds_become_mean_and_deviation(tmp_path, capsys):
+    for seed, value in enumerate((0.8, 0.9)):
+        make(tmp_path, name=f"aaaaa{seed}", seed=seed, auroc=value)
+    assert report.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "0.850 ± 0.071" in out and "seeds 0, 1" in out
+    assert (tmp_path / "report" / "report.md").read_text() == out.removesuffix("\n")
+    with (tmp_path / "report" / "results.csv").open() as file:
+        assert [float(r["value"]) for r in csv.DictReader(file) if r["score"] == "llr>1"] == [0.8, 0.9]
+    with (tmp_path / "report" / "summary.csv").open() as file:
+        (line,) = [r for r in csv.DictReader(file) if r["score"] == "llr>1"]
+    assert float(line["value"]) == pytest.approx(0.85) and line["seeds"] == "0 1"
+
+
+def test_unfinished_runs_are_counted_named_and_left_out(tmp_path, capsys):
+    make(tmp_path, auroc=0.9)
+    make(tmp_path, name="bbbbbb", seed=1, state="diverged", why="nan at step 12")
+    make(tmp_path, name="cccccc", seed=2, state="running")
+    assert report.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "Not in the tables: 1 diverged, 1 running" in out and "bbbbbb is diverged: nan at step 12" in out
+    assert "0.900" in out and "±" not in out
+    assert "cccccc is running" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_changed_options_are_never_averaged_with_the_experiment(tmp_path, capsys):
+    make(tmp_path, name="aaaaaa", seed=0, auroc=0.8, config="model: {width: 16}")
+    make(tmp_path, name="bbbbbb", seed=1, auroc=0.9, config="model: {width: 32}")
+    report.main([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "## e (model.width=16)" in out and "## e (model.width=32)" in out and "±" not in out
+
+
+def test_the_same_seed_twice_is_two_tables_named_by_their_folders(tmp_path, capsys):
+    make(tmp_path, name="aaaaaa", auroc=0.8)
+    make(tmp_path, name="bbbbbb", auroc=0.9)
+    report.main([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "## e (aaaaaa)" in out and "## e (bbbbbb)" in out
+
+
+def test_paper_of_the_record_or_of_the_command_line(tmp_path, capsys):
+    make(tmp_path, paper="hierarchical_llr")
+    report.main([str(tmp_path)])
+    assert "0.964 (S=1); 0.984 (S=250)" in capsys.readouterr().out
+    other = tmp_path / "other"
+    make(other)
+    report.main([str(other)])
+    assert "S=250" not in capsys.readouterr().out
+    report.main([str(other), "--paper", str(tables.find_paper("hierarchical_llr")), "--out", str(tmp_path / "out")])
+    assert "0.964 (S=1); 0.984 (S=250)" in capsys.readouterr().out
+    assert "0.984" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_index_links_to_the_pages_that_exist(tmp_path):
+    (make(tmp_path) / "report.html").write_text("")
+    make(tmp_path, name="bbbbbb", seed=1)
+    report.main([str(tmp_path)])
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert html.count('href="../eval/') == 1 and 'href="../eval/e/aaaaaa/report.html"' in html
+
+
+def broken_results(root):
+    (make(root) / "results.csv").write_text("experiment\n")
+
+
+def broken_record(root):
+    (make(root) / "record.json").write_text("{}")
+
+
+def broken_state(root):
+    (make(root) / "state.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "word"),
+    [
+        (lambda root: root.rmdir(), "no folder"),
+        (lambda root: None, "no finished run"),
+        (lambda root: make(root, state="failed"), "1 failed"),
+        (broken_results, "results.csv"),
+        (broken_record, "record.json"),
+        (broken_state, "state.json"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys, prepare, word):
+    root = tmp_path / "runs"
+    root.mkdir()
+    prepare(root)
+    assert report.main([str(root)]) == 2
+    error = capsys.readouterr().err
+    assert word in error and error.count("\n") == 1
+    assert not (root / "report").exists()
+
+
+def test_the_report_needs_neither_torch_nor_matplotlib():
+    code = "import sys, oodgen.report; print({'torch', 'matplotlib', 'lightning'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
