@@ -207,7 +207,7 @@ def _write_record(parts: Parts, folder: Path, train_dir: Path, sets: Mapping[str
         "train_dir": str(train_dir),
         "checkpoint": config["checkpoint"],
         "paper": config["paper"],
-        "method": config["paper_method"],
+        "method": config["paper_method"] or type(parts.method.model).__name__,
         "notes": notes,
         "provenance": made | asdict(parts.device) | {"seconds": cost["seconds"]},
         "training": {name: value for name, value in cost.items() if name != "seconds"},

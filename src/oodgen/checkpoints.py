@@ -18,7 +18,7 @@ __all__ = ["Checkpoints", "find", "load_weights"]
 
 
 class Checkpoints(Callback):
-    """Saves last.ckpt every so often and at each epoch's end, best.ckpt, and epoch=N.ckpt of chosen epochs.
+    """Saves last.ckpt every so often and at each epoch's end, best.ckpt, and epochN.ckpt of chosen epochs.
 
     Arguments:
         folder: Where.
@@ -52,7 +52,7 @@ class Checkpoints(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.current_epoch + 1 in self.epochs:
-            self._save(trainer, f"epoch={trainer.current_epoch + 1}", True)
+            self._save(trainer, f"epoch{trainer.current_epoch + 1}", True)
         self._save(trainer, "last", False)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -66,7 +66,7 @@ class Checkpoints(Callback):
 
 
 def find(folder: Path, name: str) -> Path:
-    """The checkpoint of that name ("last", "best", "epoch=3") in a training's directory.
+    """The checkpoint of that name ("last", "best", "epoch3") in a training's directory.
 
     Raises:
         UserError: it is not there; lists those that are.

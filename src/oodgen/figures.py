@@ -286,7 +286,6 @@ def curves(metrics: Mapping[str, Array]) -> Figure | None:
             else:
                 for name, colour in zip(kls, PALETTE * len(kls), strict=False):
                     _curve(axis, filled, name, colour, 1.2)
-                axis.set_ylim(bottom=0)
             unit = "beta" if panel == "warm-up" else "nats"
             axis.set(title=panel, xlabel="step", ylabel=unit)
             axis.grid(color=GRID, linewidth=0.6)

@@ -380,7 +380,7 @@ def elsewhere(printed: Sequence[Printed], inlier: str, outs: Sequence[str], meth
         values = [Entry(f"{row[m].value:.{row[m].decimals}f}" if m in row else "") for m in metrics]
         label = Entry(f"{name} (S={samples})" if samples else name)
         lines.append(Line("score", (Entry(out), label, Entry(origin), *values)))
-    return Table(("out", "method: score", "source", *metrics), tuple(lines), labels=3)
+    return Table(("out", "method: score", "source", *(m.upper() for m in metrics)), tuple(lines), labels=3)
 
 
 def markdown(table: Table) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from oodgen.data.catalog import Dataset, Transform, exists, prepare, verify
+from oodgen.data.catalog import Dataset, Transform, exists, load, prepare, verify
 from oodgen.errors import UserError
 from oodgen.paths import config_dir
 
@@ -145,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.command == "fetch":
                 fetch(dataset, options.root)
             for split in dataset.sizes:
-                print(prepare(dataset, split, options.root))
+                path, found = prepare(dataset, split, options.root), load(dataset, split, options.root)
+                print(f"{path}: {len(found.x):,}, {found.origin}")
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
