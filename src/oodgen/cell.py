@@ -1,9 +1,11 @@
 """One cell of an experiment grid: train or resume, ask, score, write down."""
 
+import difflib
+import inspect
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
 
-from oodgen import evaluate, page, record, tables
+from oodgen import board, evaluate, page, record
+from oodgen.calibration import calibrate
 from oodgen.checkpoints import find, load_weights
 from oodgen.data.module import OODDataModule, TestSet
 from oodgen.device import Device, one_gpu
@@ -58,8 +62,11 @@ def assemble(config: dict[str, Any]) -> Parts:
         raise UserError(f"unknown option {unknown[0]!r}; there are: {', '.join(KEYS)}")
     if config["smoke"]:
         config = _smoke(config)
+    for missing in sorted(OmegaConf.missing_keys(OmegaConf.create(config))):
+        raise UserError(f"{missing} is not set; give it as {missing}=VALUE")
     _check_targets(config)
-    device = Device(**_known(Device, "device", config["device"])).resolved()
+    _known(inspect.signature(pl.Trainer).parameters, "trainer", config["trainer"])
+    device = Device(**_known(Device.__dataclass_fields__, "device", config["device"])).resolved()
     torch.set_num_threads(device.threads or 1)
     config["device"]["precision"] = device.precision
     data = _build(config["data"], "data")
@@ -73,16 +80,15 @@ def assemble(config: dict[str, Any]) -> Parts:
                 f"{type(method.model).__name__}; choose another model or leave the probe out with ~probes.{name}"
             )
     if tuple(method.model.shape) != tuple(data.shape):
-        raise UserError(
-            f"the model is for examples of shape {tuple(method.model.shape)}, {data.inlier.name} has {tuple(data.shape)}; "
-            "choose another model, or data.grey=true and data.size=[height,width]"
-        )
-    scores = {name: _build(score, f"scores.{name}") for name, score in {**config["scores"], **config["controls"]}.items()}
+        raise UserError(_misfit(tuple(method.model.shape), data, "shape" in config["data"]["inlier"]))
+    scores = {
+        name: _build(score, f"scores.{name}") for name, score in {**config["scores"], **config["controls"]}.items()
+    }
     return Parts(config, data, method, probes, scores, device)
 
 
-def run(config: DictConfig, folder: Path) -> str:
-    """Train (or find trained), score and report one cell; returns the table for the terminal.
+def run(config: DictConfig, folder: Path) -> None:
+    """Train (or find trained), score and report one cell.
 
     Arguments:
         config: The composed config.
@@ -91,23 +97,13 @@ def run(config: DictConfig, folder: Path) -> str:
     Raises:
         UserError: anything the user can mend; the state of both directories says so too.
     """
-    resolved = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(resolved, dict)
-    with record.locked(folder, wait=False), one_gpu():
-        if record.read_state(folder)["state"] == "done" and not config.retrain:
-            log.info("found finished in %s", folder)
-            return _summary(folder)
-        record.write_state(folder, "running")
+    with record.locked(folder, wait=False), one_gpu(), record.running(folder):
+        parts = assemble(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(parts.config)))
         try:
-            parts = assemble(resolved)  # type: ignore[arg-type]
-            write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(parts.config)))
             _run(parts, folder)
-        except BaseException as error:
-            state = "diverged" if isinstance(error, Diverged) else "failed"
-            record.write_state(folder, state, str(error) or type(error).__name__)
-            raise
-        record.write_state(folder, "done")
-        return _summary(folder)
+        except SafetensorError as error:  # how its library says that the disk is full
+            raise UserError(f"cannot write evidence: {error}; free some space and repeat the command") from error
 
 
 def _run(parts: Parts, folder: Path) -> None:
@@ -117,8 +113,10 @@ def _run(parts: Parts, folder: Path) -> None:
     train_dir = root / "train" / fingerprint
     sets = data.test_sets()  # first of all: a set that is missing should not cost a training
     data.setup()
+    for name, why in data.skipped.items():
+        log.warning("skipped %s: %s", name, why)
     loggers = [_build(logger, f"logger.{name}") for name, logger in config["logger"].items()]
-    try:
+    with board.session(loggers, config) as view:
         with record.locked(train_dir, wait=True):
             cost = _train(parts, train_dir, loggers)
         load_weights(method.model, find(train_dir, config["checkpoint"]))
@@ -131,6 +129,7 @@ def _run(parts: Parts, folder: Path) -> None:
             model, config["checkpoint"], train_dir / "evidence", device, evidence_seed, preprocessing
         )
         scores = evaluate.fit_scores(parts.scores, evaluate.collect(witness, parts.probes, data.held["validation"]))
+        calibrate(witness, parts.probes, data, folder)
         values: dict[str, dict[str, np.ndarray]] = {}
         for name, test in sets.items():
             values[name] = evaluate.score(scores, evaluate.collect(witness, parts.probes, test))
@@ -144,60 +143,59 @@ def _run(parts: Parts, folder: Path) -> None:
         seconds = {"train": cost["seconds"], "evaluate": round(time.perf_counter() - start, 1)}
         _write_record(parts, folder, train_dir, sets, cost | {"seconds": seconds})
         page.write(folder)
-        for logger in loggers:
-            if isinstance(logger, pl.loggers.WandbLogger):
-                from oodgen import board
-
-                board.publish(logger, folder)
-    finally:
-        for logger in loggers:
-            if isinstance(logger, pl.loggers.WandbLogger):
-                import wandb
-
-                wandb.finish()  # or the next job of a sweep would write into this run
+        if view is not None:
+            board.publish(view, folder)
 
 
 def _train(parts: Parts, folder: Path, loggers: list[Any]) -> dict[str, Any]:
     """Leave a finished training in `folder`: find it done, resume it or start it; returns its cost."""
-    state = record.read_state(folder)
-    made = folder / "provenance.json"
-    if parts.config["retrain"] and state["state"] != "new":
-        for path in [*(folder / "checkpoints").glob("*"), *(folder / "evidence").glob("*"), folder / "metrics.csv"]:
-            path.unlink(missing_ok=True)
-        state = {"state": "new"}
-    now = record.provenance() | {"data": parts.data.sha256}
-    if state["state"] != "new" and made.is_file():
-        then = json.loads(made.read_text())
-        for what in ("commit", "data"):
-            if then.get(what) != now[what]:
-                log.warning("%s was trained with another %s (%s, now %s); retrain=true starts over",
-                            folder, what, then.get(what), now[what])
-        if state["state"] == "done":
-            log.info("found trained in %s", folder)
-            return then["cost"]
-    if state["state"] == "diverged":
-        raise Diverged(f"{state['why']} (found in {folder}; retrain=true starts over)")
     config = parts.config
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
-    record.write_state(folder, "running")
-    callbacks = [_build(callback, f"callbacks.{name}") for name, callback in config["callbacks"].items()]
-    try:
-        cost = fit(parts.method, parts.data, folder, parts.device, config["trainer"], callbacks, loggers, config["snapshots"])
-    except Diverged as error:
-        last = folder / "checkpoints" / "last.ckpt"
-        good = f"the last good checkpoint is {last}" if last.is_file() else "there was no checkpoint yet"
-        why = f"{error}; {good}. A smaller learning rate or trainer.gradient_clip_val=1 may help"
-        record.write_state(folder, "diverged", why)
-        raise Diverged(why) from error
-    now |= {"cost": cost, "device": asdict(parts.device), "peak_memory_mb": record.provenance()["peak_memory_mb"]}
-    write_text(made, json.dumps(now, indent=1))
-    record.write_state(folder, "done")
+    made, last = folder / "provenance.json", folder / "checkpoints" / "last.ckpt"
+    state = record.read_state(folder)
+    if state["state"] == "diverged" and not config["retrain"]:
+        raise Diverged(f"{state['why']} (found in {folder}; retrain=true starts over)")
+    if config["retrain"] or not last.is_file():
+        for path in [
+            *(folder / "checkpoints").glob("*"),
+            *(folder / "evidence").glob("*"),
+            folder / "metrics.csv",
+            made,
+        ]:
+            path.unlink(missing_ok=True)
+    now = record.provenance() | {"data": parts.data.sha256}
+    then = record.read_json(made) if made.is_file() else None
+    for what in ("commit", "data"):
+        if then is not None and then.get(what) != now[what]:
+            log.warning(
+                "%s was trained with another %s (%s, now %s); retrain=true starts over",
+                *(folder, what, then.get(what), now[what]),
+            )
+    if state["state"] == "done" and then is not None and "cost" in then:
+        log.info("found trained in %s", folder)
+        return then["cost"]
+    with record.running(folder):
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+        if then is None:
+            write_text(made, json.dumps(now, indent=1))
+        callbacks = [_build(callback, f"callbacks.{name}") for name, callback in config["callbacks"].items()]
+        options = (config["trainer"], callbacks, loggers, config["snapshots"])
+        try:
+            cost = fit(parts.method, parts.data, folder, parts.device, *options)
+        except Diverged as error:
+            good = f"the last good checkpoint is {last}" if last.is_file() else "there was no checkpoint yet"
+            raise Diverged(
+                f"{error}; {good}. A smaller learning rate or trainer.gradient_clip_val=1 may help"
+            ) from error
+        now |= {"cost": cost, "device": asdict(parts.device), "peak_memory_mb": record.provenance()["peak_memory_mb"]}
+        write_text(made, json.dumps(now, indent=1))
     return cost
 
 
-def _write_record(parts: Parts, folder: Path, train_dir: Path, sets: Mapping[str, TestSet], cost: Mapping[str, Any]) -> None:
+def _write_record(
+    parts: Parts, folder: Path, train_dir: Path, sets: Mapping[str, TestSet], cost: Mapping[str, Any]
+) -> None:
     config, inlier = parts.config, parts.data.inlier.name
-    made = json.loads((train_dir / "provenance.json").read_text())
+    made = record.read_json(train_dir / "provenance.json")
     notes = [*config["notes"], *(f"{name} was skipped: {why}" for name, why in parts.data.skipped.items())]
     content = {
         "experiment": config["name"],
@@ -212,7 +210,12 @@ def _write_record(parts: Parts, folder: Path, train_dir: Path, sets: Mapping[str
         "provenance": made | asdict(parts.device) | {"seconds": cost["seconds"]},
         "training": {name: value for name, value in cost.items() if name != "seconds"},
         "datasets": {
-            name: {"role": "inlier" if name == inlier else "out", "n": len(test.x), "origin": test.origin, "sha256": test.sha256}
+            name: {
+                "role": "inlier" if name == inlier else "out",
+                "n": len(test.x),
+                "origin": test.origin,
+                "sha256": test.sha256,
+            }
             for name, test in sets.items()
         },
         "model": {"parameters": sum(p.numel() for p in parts.method.model.parameters())},
@@ -220,15 +223,28 @@ def _write_record(parts: Parts, folder: Path, train_dir: Path, sets: Mapping[str
     write_text(folder / "record.json", json.dumps(content, indent=1))
 
 
-def _summary(folder: Path) -> str:
-    return f"{tables.terminal(tables.read(folder / 'results.csv'))}\n\n{folder / 'report.html'}"
+def _misfit(shape: tuple[int, ...], data: OODDataModule, shaped: bool) -> str:
+    """What to say where model and data differ in shape; `shaped`: the inlier set takes a shape of its own."""
+    mend = f"data.inlier.shape={list(shape)}" if shaped else "data.grey=true and data.size=[height,width]"
+    return (
+        f"the model is for examples of shape {list(shape)}, {data.inlier.name} has {list(data.shape)}; "
+        f"choose another model, or model.shape={list(data.shape)}, or {mend}"
+    )
 
 
 def _smoke(config: dict[str, Any]) -> dict[str, Any]:
     """The same experiment on a few random images: every part runs, nothing is learnt."""
-    trainer = {**config["trainer"], "max_steps": 2, "max_epochs": 1, "check_val_every_n_epoch": 1, "limit_val_batches": 1}
-    probes = {name: {key: min(2, value) if key.startswith("samples") else value for key, value in probe.items()}
-              for name, probe in config["probes"].items()}
+    trainer = {
+        **config["trainer"],
+        "max_steps": 2,
+        "max_epochs": 1,
+        "check_val_every_n_epoch": 1,
+        "limit_val_batches": 1,
+    }
+    probes = {
+        name: {key: min(2, value) if key.startswith("samples") else value for key, value in probe.items()}
+        for name, probe in config["probes"].items()
+    }
     data = {**config["data"], "smoke": True, "batch_size": 4}
     return {**config, "trainer": trainer, "probes": probes, "data": data, "checkpoint": "last"}
 
@@ -248,11 +264,11 @@ def _build(config: Any, where: str) -> Any:
         raise UserError(f"config {'.'.join(filter(None, (where, place)))}: {line}") from error
 
 
-def _known(cls: type, where: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    fields = cls.__dataclass_fields__  # type: ignore[attr-defined]
+def _known(names: Iterable[str], where: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
     for key in options:
-        if key not in fields:
-            raise UserError(f"unknown option {where}.{key}; there are: {', '.join(fields)}")
+        if key not in (known := list(names)):
+            near = difflib.get_close_matches(key, known) or known
+            raise UserError(f"unknown option {where}.{key}; there is: {', '.join(near)}")
     return options
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from oodgen.errors import UserError
 from oodgen.files import whole
 
-__all__ = ["Checkpoints", "find", "load_weights"]
+__all__ = ["Checkpoints", "find", "load_weights", "read_checkpoint"]
 
 
 class Checkpoints(Callback):
@@ -31,7 +31,7 @@ class Checkpoints(Callback):
         self, folder: Path, seconds: float = 30, monitor: str = "val/bound", epochs: Sequence[int] = ()
     ) -> None:
         self.folder, self.seconds, self.monitor, self.epochs = folder, seconds, monitor, tuple(epochs)
-        self.best, self.saved_at = float("-inf"), time.monotonic()
+        self.best, self.saved_at, self.waiting = float("-inf"), time.monotonic(), False
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -42,27 +42,49 @@ class Checkpoints(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         # the last batch of an epoch is saved after its validation, or a resumed run would skip that validation
         if time.monotonic() - self.saved_at >= self.seconds and not trainer.is_last_batch:
-            self._save(trainer, "last", False)
+            self._save(trainer, "next")
+            self.waiting = True
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        # Lightning logs a step after its on_train_batch_end: only now is what the checkpoint counts in metrics.csv too
+        if self.waiting:
+            (self.folder / "next.ckpt").replace(self.folder / "last.ckpt")
+            self.waiting = False
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         value = trainer.callback_metrics.get(self.monitor)
         if value is not None and float(value) > self.best:
             self.best = float(value)
-            self._save(trainer, "best", True)
+            self._save_weights(trainer, "best")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.current_epoch + 1 in self.epochs:
-            self._save(trainer, f"epoch{trainer.current_epoch + 1}", True)
-        self._save(trainer, "last", False)
+            self._save_weights(trainer, f"epoch={trainer.current_epoch + 1}")
+        self._save(trainer, "last")
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._save(trainer, "last", False)
+        self._save(trainer, "last")
+        (self.folder / "next.ckpt").unlink(missing_ok=True)
 
-    def _save(self, trainer: pl.Trainer, name: str, weights_only: bool) -> None:
+    def _save(self, trainer: pl.Trainer, name: str) -> None:
         with whole(self.folder / f"{name}.ckpt") as temporary:
-            trainer.save_checkpoint(temporary, weights_only)
-        if not weights_only:
-            self.saved_at = time.monotonic()
+            trainer.save_checkpoint(temporary, False)
+        self.saved_at, self.waiting = time.monotonic(), False
+
+    def _save_weights(self, trainer: pl.Trainer, name: str) -> None:
+        module = trainer.lightning_module
+        content = {
+            "state_dict": module.state_dict(),
+            "epoch": trainer.current_epoch,
+            "global_step": trainer.global_step,
+        }
+        # an averaging callback puts its average in the place of the weights; Lightning's weights_only would not ask it
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            callback.on_save_checkpoint(trainer, module, content)
+        module.on_save_checkpoint(content)
+        kept = {key: content[key] for key in ("state_dict", "epoch", "global_step")}
+        with whole(self.folder / f"{name}.ckpt") as temporary, temporary.open("wb") as file:
+            torch.save(kept, file)
 
 
 def find(folder: Path, name: str) -> Path:
@@ -90,7 +112,9 @@ def load_weights(module: nn.Module, path: Path, prefix: str = "model.") -> None:
     for name in [*mine, *weights]:
         if name not in weights or name not in mine:
             whose = "the model has" if name in mine else "the checkpoint has"
-            raise UserError(f"{path} is of another architecture: only {whose} {name}; use the config it was trained with")
+            raise UserError(
+                f"{path} is of another architecture: only {whose} {name}; use the config it was trained with"
+            )
         if mine[name].shape != weights[name].shape:
             have, want = tuple(weights[name].shape), tuple(mine[name].shape)
             raise UserError(
@@ -112,8 +136,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         # torch raises many types here, and its message on hostile content teaches how to disable the check
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         why = f"holds {foreign[1]}, which could run code" if foreign else "is damaged or no checkpoint"
-        raise UserError(f"{path} {why}; it was not loaded. Delete it and train again") from error
+        raise UserError(f"{path} {why}; it was not loaded. Delete it and repeat the command") from error
     weights = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise UserError(f"{path} is no checkpoint of oodgen; it was not loaded. Delete it and train again")
+        raise UserError(f"{path} is no checkpoint of oodgen; it was not loaded. Delete it and repeat the command")
     return content

@@ -1,5 +1,6 @@
 """The best setting of the device at hand: precision, memory format, threads, and which GPU."""
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -88,7 +89,10 @@ def _cpu_has_bf16() -> bool:
 @contextmanager
 def one_gpu() -> Iterator[None]:
     """With several GPUs, take one that no other job of this machine holds, so that each job of a sweep has its own."""
-    locks = [FileLock(Path(gettempdir()) / f"oodgen-gpu-{i}.lock") for i in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()
+    # an index counts the visible GPUs only, so name a lock by what makes them visible; /tmp is shared with other users
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
+    locks = [FileLock(Path(gettempdir()) / f"oodgen-{os.getuid()}-gpu-{name.strip()}.lock") for name in names]
     if len(locks) < 2:
         yield
         return

@@ -30,11 +30,9 @@ class Convolution(nn.Module):
         super().__init__()
         self.stride, self.padding, self.up = stride, kernel // 2, up
         shape = (channels_in, channels_out) if up else (channels_out, channels_in)
-        self.v = nn.Parameter(torch.empty(*shape, kernel, kernel))
+        self.v = _direction(*shape, kernel, kernel, inputs=channels_in * kernel * kernel)
         self.g = nn.Parameter(torch.ones(channels_out))
         self.b = nn.Parameter(torch.zeros(channels_out))
-        # the direction alone matters: the norm is divided out
-        nn.init.normal_(self.v, std=0.05)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Maps (N, channels_in, H, W) to (N, channels_out, H', W'); `size` = (H', W') where `up` leaves a choice."""
@@ -55,13 +53,19 @@ class Dense(nn.Module):
 
     def __init__(self, features_in: int, features_out: int) -> None:
         super().__init__()
-        self.v = nn.Parameter(torch.empty(features_out, features_in))
+        self.v = _direction(features_out, features_in, inputs=features_in)
         self.g = nn.Parameter(torch.ones(features_out))
         self.b = nn.Parameter(torch.zeros(features_out))
-        nn.init.normal_(self.v, std=0.05)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, _normalise(self.v, self.g, 0), self.b)
+
+
+def _direction(*shape: int, inputs: int) -> nn.Parameter:
+    """v; its length does not matter, since it is divided out."""
+    # of a filter with one weight only the sign is left: its gradient is rounding noise, which Adam would scale up to
+    # full steps, until v crosses zero and the filter changes its sign at once
+    return nn.Parameter(torch.empty(shape).normal_(std=0.05), requires_grad=inputs > 1)
 
 
 def _normalise(v: Tensor, g: Tensor, axis: int) -> Tensor:
@@ -113,9 +117,10 @@ class Lift(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         if z.ndim == 2:
             return self.layer(z).unflatten(1, (self.channels, *self.size))
-        if z.shape[2] > self.size[0]:
+        pixels = z.shape[2] * z.shape[3]
+        if pixels > math.prod(self.size):
             z = F.adaptive_avg_pool2d(z, self.size)
-        elif z.shape[2] < self.size[0]:
+        elif pixels < math.prod(self.size):
             z = F.interpolate(z, size=self.size, mode="nearest")
         return self.layer(z)
 
@@ -190,7 +195,7 @@ def data_dependent_init(module: nn.Module, run: Callable[[], object]) -> None:
     """Set g and b of every weight-normalised layer so that its output in `run()` has mean 0, variance 1 per channel.
 
     `run` is one forward pass on a batch; layers are set in the order in which it reaches them, each on the output of
-    those already set.
+    those already set. A channel that is constant on the batch keeps its scale: there is no variance to set.
     """
     with _rescaling(module):
         run()
@@ -206,7 +211,9 @@ def _rescaling(module: nn.Module) -> Iterator[None]:
         done.add(layer)
         axes = [0, *range(2, output.ndim)]
         value = output.float()
-        mean, deviation = value.mean(axes), value.std(axes, correction=0).clamp_min(1e-6)
+        mean, deviation = value.mean(axes), value.std(axes, correction=0)
+        # relative to the values, whose rounding alone gives a constant channel a tiny deviation
+        deviation = torch.where(deviation > 1e-5 * value.abs().amax(axes), deviation, 1.0)
         layer.g.div_(deviation)
         layer.b.sub_(mean).div_(deviation)
         shape = [1, -1] + [1] * (output.ndim - 2)

@@ -9,21 +9,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from oodgen.errors import UserError
+from oodgen.errors import Diverged, UserError
 from oodgen.files import write_text
 
-__all__ = ["digest", "fingerprint", "folder_of", "locked", "provenance", "read_state", "write_state"]
+__all__ = ["digest", "fingerprint", "folder_of", "locked", "provenance", "read_json", "read_state", "running"]
 
 # What shapes the weights. Loggers, probes, scores, out sets and folders do not.
 SHAPING = ("model", "method", "trainer", "callbacks", "inputs", "seed")
-SHAPING_DATA = ("inlier", "auxiliary", "negative", "batch_size", "validation", "calibration", "grey", "size", "smoke")
+SHAPING_DATA = (
+    *("inlier", "auxiliary", "negative", "seed", "smoke"),
+    *("batch_size", "validation", "calibration", "grey", "size"),
+)
 # What only says where and how to run, not what comes out.
 IGNORED = ("runs", "logger", "retrain")
 
@@ -50,20 +53,51 @@ def folder_of(config: Mapping[str, Any]) -> str:
     return f"{root}/eval/{config['name']}/{digest(named)}"
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of a run that holds an object.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged; delete it and repeat the command") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged; delete it and repeat the command")
+    return content
+
+
 def read_state(folder: Path) -> dict[str, Any]:
     """The state of a run's directory: {"state": "new" | "running" | "done" | "failed" | "diverged", "why": ...}."""
     path = folder / "state.json"
-    if not path.is_file():
+    if not path.exists():
         return {"state": "new", "why": None}
+    state = read_json(path)
+    if not {"state", "why"} <= state.keys():
+        raise UserError(f"{path} is damaged; delete it and repeat the command")
+    return state
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[None]:
+    """Record in state.json that a run stands at "running", and afterwards how it ended and why.
+
+    A killed process leaves "running" behind.
+    """
+
+    def write(state: str, why: str | None = None) -> None:
+        write_text(folder / "state.json", json.dumps({"state": state, "why": why}))
+
+    write("running")
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not readable as JSON; delete it to start the run over") from error
-
-
-def write_state(folder: Path, state: str, why: str | None = None) -> None:
-    """Record how a run stands."""
-    write_text(folder / "state.json", json.dumps({"state": state, "why": why}))
+        yield
+    except BaseException as error:
+        why = str(error) if isinstance(error, Exception) else "interrupted"
+        with suppress(UserError):  # the disk may be full, and then that is what the error says
+            write("diverged" if isinstance(error, Diverged) else "failed", why or type(error).__name__)
+        raise
+    write("done")
 
 
 @contextmanager
@@ -132,7 +166,9 @@ def _commit() -> str:
         top = Path(git("rev-parse", "--show-toplevel"))
         if not (top / "src" / "oodgen" / "record.py").is_file():
             return ""  # installed inside somebody else's repository
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "src", "conf") else "")
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+" if git("status", "--porcelain", "--", "src", "conf") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
 

@@ -1,80 +1,172 @@
 """`python -m oodgen.run +experiment=NAME [key=value ...]`: train, score and report one experiment, or with -m a grid.
 
-This module imports neither torch nor Lightning, so that help, completion and the parent of a sweep start at once.
+This module imports neither torch nor Lightning, so that help, completion, the parent of a sweep and a run that was
+finished before start at once.
 """
 
+import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from oodgen import record
+from oodgen import record, tables
 from oodgen.errors import UserError
+from oodgen.files import write_text
 from oodgen.paths import config_dir
 
 __all__ = ["main"]
 
 log = logging.getLogger(__name__)
+file_log = logging.getLogger("oodgen.file")  # conf/run.yaml: to log.txt only, since `main` says it on the terminal
+
+TRACEBACK = "OODGEN_TRACEBACK"  # environment: "1" if the user asked for tracebacks
+CELLS = "OODGEN_CELLS"  # environment: the folder in which every cell of this command says how it ended
 
 
-def _folder(*, _root_: DictConfig) -> str:
+class Cell(NamedTuple):
+    """How one cell ended."""
+
+    overrides: list[str]
+    why: str | None
+
+
+def _folder(absolute: bool = False, *, _root_: DictConfig) -> str:
     parts = {key: _root_._get_node(key) for key in _root_ if key != "hydra"}
-    plain = OmegaConf.create({key: value for key, value in parts.items()})
-    resolved = OmegaConf.to_container(plain, resolve=True)
-    return record.folder_of(resolved)  # type: ignore[arg-type]
+    resolved = OmegaConf.to_container(OmegaConf.create(parts), resolve=True)
+    folder = record.folder_of(resolved)  # type: ignore[arg-type]
+    return str(Path(folder).absolute()) if absolute else folder
+
+
+def _jobs() -> int:
+    """One job for each GPU; without one, two where there are two cores."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = (
+        len(list(Path("/dev").glob("nvidia[0-9]*"))) if visible is None else len(list(filter(None, visible.split(","))))
+    )
+    return gpus or min(2, len(os.sched_getaffinity(0)))
 
 
 OmegaConf.register_new_resolver("folder", _folder, replace=True)
+OmegaConf.register_new_resolver("jobs", _jobs, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="run")
 def _job(config: DictConfig) -> None:
-    from oodgen import cell
-
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    logging.raiseExceptions = False  # a full disk is said once, not at each line of log.txt
+    hydra_config = HydraConfig.get()
+    why = None
     try:
-        print(cell.run(config, folder), flush=True)
-    except UserError as error:
-        log.error("%s", error)
-        # a plain exception with one argument survives the way back from a worker of any launcher
-        raise UserError(str(error)) from None
+        _cell(config, Path(hydra_config.runtime.output_dir))
     except Exception as error:
-        log.exception("unexpected error")
-        if _asked_for_traceback():
+        if os.environ.get(TRACEBACK):
             raise
-        raise UserError(f"{type(error).__name__}: {_first_line(error)} (the traceback is in {folder}/log.txt)") from None
+        why = str(error)
+        if not isinstance(error, UserError):
+            file_log.exception("unexpected error")
+            traceback = Path(hydra_config.runtime.output_dir) / "log.txt"
+            why = f"{type(error).__name__}: {_line(error)} (the traceback is in {traceback})"
+        file_log.error("%s", why)
+        if hydra_config.mode == RunMode.MULTIRUN:
+            log.error("failed: %s", why)
+    cells = Path(os.environ.get(CELLS, ""))
+    if os.environ.get(CELLS) and cells.is_dir():
+        cell = Cell(list(hydra_config.overrides.task), why)
+        number = hydra_config.job.num if hydra_config.mode == RunMode.MULTIRUN else 0
+        write_text(cells / f"{number:06d}.json", json.dumps(cell))
+    elif why is not None:  # on another machine: the launcher carries it, so a plain exception with one argument
+        raise UserError(why)
+
+
+def _cell(config: DictConfig, folder: Path) -> None:
+    summary = None if config.retrain else _finished(folder)
+    if summary is None:
+        from oodgen import cell
+
+        cell.run(config, folder)
+        summary = _summary(folder)
+    else:
+        log.info("found finished in %s", folder)
+    print(summary, flush=True)
+
+
+def _finished(folder: Path) -> str | None:
+    """The summary of an evaluation that was finished before; None if there is none, or its files were damaged since."""
+    if record.read_state(folder)["state"] != "done" or not (folder / "report.html").is_file():
+        return None
+    try:
+        return _summary(folder)
+    except UserError as error:
+        log.warning("%s", error)
+        return None
+
+
+def _summary(folder: Path) -> str:
+    report = folder / "report.html"
+    there = report.relative_to(Path.cwd()) if report.is_relative_to(Path.cwd()) else report
+    return f"{tables.terminal(tables.read(folder / 'results.csv'))}\n\n{there}"
 
 
 def main() -> None:
-    """Run Hydra; an error is one line on stderr and exit code 2, with a traceback only if HYDRA_FULL_ERROR is set."""
-    asked = _asked_for_traceback()
-    os.environ["OODGEN_TRACEBACK"] = "1" if asked else ""
+    """Run Hydra; an error is one line on stderr and exit code 2, with a traceback only if HYDRA_FULL_ERROR is set.
+
+    SIGINT and SIGTERM end with 130 and 143; the same command continues.
+    """
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
+    asked = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
+    os.environ[TRACEBACK] = "1" if asked else ""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print its own shortened traceback and exit with 1
-    try:
-        _job()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        if asked:
+    signal.signal(signal.SIGTERM, _terminated)
+    with TemporaryDirectory(prefix="oodgen-") as folder:
+        os.environ[CELLS] = folder
+        try:
+            _job()
+        except KeyboardInterrupt:
+            _stop("interrupted; the same command continues", 128 + signal.SIGINT)
+        except SystemExit as error:
+            if error.code == 128 + signal.SIGTERM:
+                _stop("stopped by SIGTERM; the same command continues", error.code)
             raise
-        print(f"oodgen: {_first_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        except Exception as error:
+            if asked:
+                raise
+            _stop(_line(error), 2)
+        cells = [Cell(*json.loads(path.read_text())) for path in sorted(Path(folder).iterdir())]
+    failed = [cell for cell in cells if cell.why is not None]
+    if failed and len(cells) == 1:
+        _stop(str(failed[0].why), 2)
+    if failed:
+        common = set(cells[0].overrides).intersection(*(cell.overrides for cell in cells))
+        names = (" ".join(option for option in cell.overrides if option not in common) for cell in failed)
+        _stop(f"{len(failed)} of {len(cells)} cells failed: {'; '.join(names)}", 2)
 
 
-def _asked_for_traceback() -> bool:
-    asked = os.environ.get("OODGEN_TRACEBACK")
-    return bool(os.environ.get("HYDRA_FULL_ERROR") if asked is None else asked)
+def _terminated(*_: Any) -> NoReturn:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
-def _first_line(error: BaseException) -> str:
+def _stop(message: str, code: int) -> NoReturn:
+    print(f"oodgen: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _line(error: BaseException) -> str:
     """An error as one line; Hydra spreads "could not find" and its list of choices over several."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line and not line.startswith("set HYDRA_FULL_ERROR")) or type(error).__name__
+    if isinstance(error, OSError) and error.filename:
+        return (
+            f"cannot write {error.filename}: {error.strerror}; free some space or choose another folder with runs=DIR"
+        )
+    lines = [line.strip() for line in str(error).split("\nConfig search path:")[0].splitlines()]
+    return " ".join(filter(None, lines)) or type(error).__name__
 
 
 if __name__ == "__main__":

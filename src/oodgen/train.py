@@ -90,8 +90,10 @@ def fit(
     except SIGTERMException:
         # Lightning would end the process with 0, as if it had finished
         raise SystemExit(128 + signal.SIGTERM) from None
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    except SystemExit as error:
+        if error.code == 1 and trainer.interrupted:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
     steps = trainer.global_step
     return {
         "seconds": time.perf_counter() - start,

@@ -5,6 +5,7 @@ succeed; glyphs are a second out set, thin strokes that are hard for the ratios 
 """
 
 import io
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,7 +143,7 @@ FONTS = (
 )
 
 
-def _read_glyphs(_: Path, split: str) -> Read:
+def _read_glyphs(characters: str, _: Path, split: str) -> Read:
     import matplotlib
 
     home = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -154,26 +155,26 @@ def _read_glyphs(_: Path, split: str) -> Read:
     drawn: dict[bytes, int] = {}  # image to label, so that no image comes twice
     while len(drawn) < total:
         font = fonts[int(rng.integers(len(FONTS))), int(rng.integers(18, 29))]
-        label = int(rng.integers(len(CHARACTERS)))
+        label = int(rng.integers(len(characters)))
         centre = tuple(float(at) for at in 14 + rng.integers(-2, 3, 2))
-        left, top, right, bottom = font.getbbox(CHARACTERS[label], anchor="lt")
+        left, top, right, bottom = font.getbbox(characters[label], anchor="lt")
         image = Image.new("L", (SIDE, SIDE))
         corner = (round(centre[0] - (left + right) / 2), round(centre[1] - (top + bottom) / 2))
-        ImageDraw.Draw(image).text(corner, CHARACTERS[label], 255, font, anchor="lt")
+        ImageDraw.Draw(image).text(corner, characters[label], 255, font, anchor="lt")
         drawn.setdefault(image.tobytes(), label)
     x = np.frombuffer(b"".join(drawn), np.uint8).reshape(total, *SHAPE)
     part = slice(GLYPHS["train"]) if split == "train" else slice(GLYPHS["train"], None)
     return x[part], np.fromiter(drawn.values(), np.int64)[part]
 
 
-def glyphs() -> Dataset:
-    """Digits and letters in matplotlib's text fonts, white on black, all different; labels 0 to 61."""
+def glyphs(name: str = "glyphs", characters: str = CHARACTERS) -> Dataset:
+    """Characters in matplotlib's text fonts, white on black, all different; labels are places in `characters`."""
     return Dataset(
-        "glyphs",
+        name,
         SHAPE,
         GLYPHS,
         "fonts: Bitstream Vera, SIL OFL, BaKoMa",
         "https://github.com/matplotlib/matplotlib/tree/main/lib/matplotlib/mpl-data/fonts",
-        _read_glyphs,
+        partial(_read_glyphs, characters),
         about="embedded; 21 fonts, sizes 18 to 28, moved by up to 2 pixels; train and test share no image",
     )

@@ -13,7 +13,7 @@ from oodgen.data.catalog import Dataset, Transform, load
 from oodgen.data.resident import Examples, SequentialLoader, TrainLoader
 from oodgen.errors import UserError
 
-__all__ = ["OODDataModule", "TestSet"]
+__all__ = ["OODDataModule", "TestSet", "preprocess"]
 
 
 class TestSet(NamedTuple):
@@ -43,7 +43,8 @@ class OODDataModule(pl.LightningDataModule):
         validation, calibration: Fractions of the train split.
         grey, size: Preprocessing, applied alike to every set: mean of the channels, and (height, width) resized to.
         limit: At most so many examples of each test set, a seeded choice; None for all.
-        missing: What to do about an out set that is not there: "error" or "skip" (named in the record).
+        missing: What to do about an out set that is not there: "error" or "skip" (named in the record). One that is
+            there but damaged is an error in any case.
         resident: Largest set, in bytes, to hold on the device.
         seed: Seed of the training batches.
         smoke: Random images of the right shapes instead of data, a few of each.
@@ -73,10 +74,19 @@ class OODDataModule(pl.LightningDataModule):
         super().__init__()
         if missing not in ("error", "skip"):
             raise UserError(f"data.missing={missing!r} is not one of: error, skip")
-        if batch_size < 1:
-            raise UserError(f"data.batch_size={batch_size} must be at least 1")
-        if not (0 < validation and 0 < calibration and validation + calibration < 1):
-            raise UserError("data.validation and data.calibration must be positive fractions that leave some to train on")
+        for name, number in (("batch_size", batch_size), ("limit", limit)):
+            if number is not None and number < 1:
+                raise UserError(f"data.{name}={number} must be at least 1")
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise UserError(f"data.size={list(size)} is not [height,width]")
+        if inlier.name in out:
+            raise UserError(
+                f"data.out.{inlier.name} is the inlier set itself; leave it out with ~data.out.{inlier.name}"
+            )
+        if min(validation, calibration) <= 0 or validation + calibration >= 1:
+            raise UserError(
+                "data.validation and data.calibration must be positive fractions that leave some to train on"
+            )
         self.inlier, self.out, self.negative = inlier, dict(out), negative
         self.auxiliary = dict(auxiliary or {})
         self.root, self.batch_size, self.seed = Path(root), batch_size, seed
@@ -84,7 +94,7 @@ class OODDataModule(pl.LightningDataModule):
         self.grey, self.size = grey, None if size is None else (int(size[0]), int(size[1]))
         self.limit, self.missing, self.resident, self.smoke = limit, missing, int(resident), smoke
         self.skipped: dict[str, str] = {}
-        self.train_x: np.ndarray | None = None
+        self.train_x: np.ndarray | None = None  # the whole train split; `rows` of it are trained on
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -101,19 +111,24 @@ class OODDataModule(pl.LightningDataModule):
         order = np.random.default_rng(0).permutation(len(split.x))
         counts = [max(1, round(fraction * len(order))) for fraction in self.fractions]
         if len(order) <= sum(counts):
-            raise UserError(f"{self.inlier.name} has {len(order)} training examples, too few to carve a validation split")
+            raise UserError(
+                f"{self.inlier.name} has {len(order)} training examples, too few to carve a validation split"
+            )
         held = {
-            name: np.sort(part) for name, part in zip(("validation", "calibration"), np.split(order, np.cumsum(counts))[:2], strict=True)
+            name: np.sort(part)
+            for name, part in zip(("validation", "calibration"), np.split(order, np.cumsum(counts))[:2], strict=True)
         }
         rest = np.sort(order[sum(counts) :])
         if len(rest) < self.batch_size:
             raise UserError(
-                f"{self.inlier.name} has {len(rest)} training examples, fewer than one batch; set data.batch_size={len(rest)}"
+                f"{self.inlier.name} has {len(rest)} training examples, fewer than one batch; "
+                f"set data.batch_size={len(rest)}"
             )
-        self.train_x = split.x[rest]
+        self.train_x, self.rows = split.x, rest
         self.labels = None if split.y is None else torch.as_tensor(np.asarray(split.y)[rest].astype(np.int64))
         self.held = {
-            name: TestSet(split.x[part], self.inlier.name, f"{name} part of train", split.sha256) for name, part in held.items()
+            name: TestSet(split.x[part], self.inlier.name, f"{name} part of train", split.sha256)
+            for name, part in held.items()
         }
         self.streams = [self._load(dataset, "train").x for dataset in self.auxiliary.values()]
         self.negative_x = None if self.negative is None else self._load(self.negative, "train").x
@@ -130,7 +145,7 @@ class OODDataModule(pl.LightningDataModule):
             try:
                 found = self._load(dataset, "test")
             except UserError as error:
-                if self.missing == "error":
+                if self.missing == "error" or not isinstance(error.__cause__, FileNotFoundError):
                     raise
                 self.skipped[name] = str(error)
                 continue
@@ -143,7 +158,7 @@ class OODDataModule(pl.LightningDataModule):
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         held = [Examples(x, device, self.resident) for x in self.streams]
         negative = None if self.negative_x is None else Examples(self.negative_x, device, self.resident)
-        inlier = Examples(self.train_x, device, self.resident)
+        inlier = Examples(self.train_x, device, self.resident, self.rows)
         return TrainLoader(inlier, self.batch_size, self.seed, self.labels, held, negative)
 
     def val_dataloader(self) -> SequentialLoader:
@@ -165,17 +180,22 @@ class OODDataModule(pl.LightningDataModule):
         return TestSet(self._prepare(found.x, dataset.name), dataset.name, found.origin, found.sha256, found.y)
 
     def _prepare(self, x: np.ndarray, name: str) -> np.ndarray:
-        """Grey and resize, the same for every role."""
-        if x.ndim == 4 and self.grey and x.shape[1] != 1:
-            x = np.asarray(x).mean(1, keepdims=True).round().astype(np.uint8)
-        if x.ndim == 4 and self.size is not None and x.shape[2:] != self.size:
-            x = np.concatenate([_resize(part, self.size) for part in np.array_split(x, -(-len(x) // 4096))])
+        x = preprocess(x, self.grey, self.size)
         if x.shape[1:] != self.shape:
             raise UserError(
                 f"{name} has examples of shape {_times(x.shape[1:])}, {self.inlier.name} of {_times(self.shape)}; "
                 "bring them together with data.grey=true and data.size=[height,width]"
             )
         return x
+
+
+def preprocess(x: np.ndarray, grey: bool, size: tuple[int, int] | None) -> np.ndarray:
+    """Grey and resize images (N, C, H, W), the same for every role and for whatever is scored later."""
+    if x.ndim == 4 and grey and x.shape[1] != 1:
+        x = np.asarray(x).mean(1, keepdims=True).round().astype(np.uint8)
+    if x.ndim == 4 and size is not None and x.shape[2:] != size:
+        x = np.concatenate([_resize(part, size) for part in np.array_split(x, -(-len(x) // 4096))])
+    return x
 
 
 def _times(shape: Iterable[int]) -> str:

@@ -36,19 +36,21 @@ class Batch(NamedTuple):
 
 
 class Examples:
-    """An array of examples, on the device if it fits in `resident` bytes, else read from its memory map by index.
+    """Rows of an array of examples, on the device if they fit in `resident` bytes, else read by index where they lie.
 
     Arguments:
         x: uint8 (N, C, H, W) or float32 (N, D); may be memory-mapped.
         device: Where batches are wanted.
-        resident: The largest array, in bytes, to hold on the device.
+        resident: The largest number of bytes to hold on the device.
+        rows: Which of the N examples, in order; None for all.
     """
 
-    def __init__(self, x: np.ndarray, device: torch.device, resident: int) -> None:
-        self.device = device
-        self.mapped = x if x.nbytes > resident else None
-        self.held = None if x.nbytes > resident else torch.tensor(np.asarray(x), device=device)
-        self.size = len(x)
+    def __init__(self, x: np.ndarray, device: torch.device, resident: int, rows: np.ndarray | None = None) -> None:
+        self.device, self.rows = device, rows
+        self.size = len(x) if rows is None else len(rows)
+        fits = x[:1].nbytes * self.size <= resident
+        self.mapped = None if fits else x
+        self.held = torch.tensor(np.asarray(x if rows is None else x[rows]), device=device) if fits else None
 
     def take(self, index: Tensor) -> Tensor:
         """The examples at `index`, (B,) on the CPU, as a tensor on the device."""
@@ -56,7 +58,8 @@ class Examples:
             return self.held[index.to(self.device)]
         assert self.mapped is not None
         order, back = torch.unique(index, return_inverse=True)  # a memory map is read fastest in order
-        rows = torch.from_numpy(self.mapped[order.numpy()])[back]
+        places = order.numpy() if self.rows is None else self.rows[order.numpy()]
+        rows = torch.from_numpy(self.mapped[places])[back]
         if self.device.type == "cuda":
             return rows.pin_memory().to(self.device, non_blocking=True)
         return rows.to(self.device)

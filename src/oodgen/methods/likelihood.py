@@ -26,9 +26,11 @@ class FreeBits:
 
     Arguments:
         nats: $\lambda$.
-        per: "layer": $\max(\lambda, \mathrm{KL}_i)$ on the batch mean of each layer (the paper's words). "channel":
-            each element's ratio is floored at $\lambda$ / (channels of the layer), for each example (what the authors'
-            code does: 392, 2 and 2 nats for the grey model's three layers at $\lambda$ = 2).
+        per: "layer": $\max(\lambda, \mathrm{KL}_i)$ on the batch mean of each layer (the paper's words); none once
+            $\lambda$ is 0, or a layer whose estimate is below 0, as it may be below the top, would stop learning.
+            "channel": each element's ratio is floored at $\lambda$ / (channels of the layer), for each example (what
+            the authors' code does: 392, 2 and 2 nats for the grey model's three layers at $\lambda$ = 2), as there
+            also at $\lambda$ = 0, where the loss still exceeds the negative bound.
         hold: Epochs during which $\lambda$ is constant.
         anneal: Epochs over which it then falls to 0, linearly; None to hold it for ever.
 
@@ -56,7 +58,8 @@ class FreeBits:
         """Each layer's floored KL, averaged over samples and examples, shape (layers,), nats."""
         floor = self.at(epoch)
         if self.per == "layer":
-            return bound.kls.mean((1, 2)).clamp_min(floor)
+            kl = bound.kls.mean((1, 2))
+            return kl.clamp_min(floor) if floor > 0 else kl
         return torch.stack(
             [ratio.clamp_min(floor / ratio.shape[2]).flatten(2).sum(2).mean() for ratio in bound.log_ratios]
         )
@@ -159,11 +162,11 @@ class MaximumLikelihood(pl.LightningModule):
         return self.device.type == "cpu" or step % LOG_EVERY == 0
 
     def _check(self, step: int, log_px: Tensor, kl: Tensor) -> None:
-        if not log_px.isfinite():
-            raise Diverged(f"the bound is not finite at step {step}, in log p(x|z)")
-        for i, ratio in enumerate(kl, 1):
-            if not ratio.isfinite():
-                raise Diverged(f"the bound is not finite at step {step}, in the KL of layer z{i}")
+        # all of them: a bad layer spoils those that depend on it, and which came first the numbers do not say
+        terms = {"log p(x|z)": log_px} | {f"the KL of layer z{i}": ratio for i, ratio in enumerate(kl, 1)}
+        bad = [name for name, value in terms.items() if not value.isfinite()]
+        if bad:
+            raise Diverged(f"the bound is not finite at step {step}, in {', '.join(bad)}")
 
 
 def _seed_of(seed: int, step: int) -> int:

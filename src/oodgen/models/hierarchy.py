@@ -51,6 +51,13 @@ class Layer:
     blocks: int = 3
     stride: int = 1
 
+    def __post_init__(self) -> None:
+        for name in ("latent", "channels", "kernel", "blocks", "stride"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.layers: {name}={getattr(self, name)} must be at least 1")
+        if self.kernel % 2 == 0:
+            raise UserError(f"model.layers: kernel={self.kernel} must be odd, or a map would not keep its size")
+
 
 class Gaussian(nn.Module):
     r"""A diagonal Gaussian given a neighbouring layer: Stage, then mean and scale.
@@ -68,7 +75,8 @@ class Gaussian(nn.Module):
     def forward(self, z: Tensor, beyond: Tensor | None = None) -> Normal:
         """The distribution over (S, B, *latent), given z and, for a skip connection, the variable beyond it."""
         mean, raw = _rows(self.head, _rows(self.stage, z, beyond)).float().chunk(2, dim=2)
-        scale = F.softplus(raw, beta=math.log(2)) + 1e-6
+        # contiguous: on a strided half the CPU kernel is ten times slower
+        scale = F.softplus(raw.contiguous(), beta=math.log(2)) + 1e-6
         return Normal(mean, scale.sqrt() if self.scale == "variance" else scale, validate_args=False)
 
 
@@ -161,7 +169,7 @@ class BottomUpVAE(Density):
         up: Literal["mean", "sample"] = "mean",
         down: Literal["sample", "mode"] = "sample",
     ) -> list[Bound]:
-        """L^{>k} for each k of `ks`, 0 <= k <= L, each with its number of `samples`.
+        r"""L^{>k} for each k of `ks`, 0 <= k <= L, each with its number of `samples`.
 
         Everything that two levels have in common is computed once: the path of posterior means, and each network,
         which is called once with the rows of all levels. All levels use the same noise for the same variable.

@@ -1,6 +1,6 @@
 r"""Every $\mathcal L^{>k}$ and $\mathbb E \log p(x | z_{>k})$ of a hierarchy, in one pass over each example."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -35,14 +35,15 @@ class Bounds:
     samples_k: int = 1
     up: Literal["mean", "sample"] = "mean"
     down: Literal["sample", "mode"] = "sample"
-    budget: int | None = None
+    # not in the repr, which names stored evidence: it changes how the numbers are computed, not what they are
+    budget: int | None = field(default=None, repr=False)
     needs = Hierarchy
 
     def __post_init__(self) -> None:
         for name, choices in (("up", ("mean", "sample")), ("down", ("sample", "mode"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"probe option {name}={getattr(self, name)!r} is not one of: {', '.join(choices)}")
-        if min(self.samples, self.samples_k, self.budget or 1) < 1:
+        if min(self.samples, self.samples_k, 1 if self.budget is None else self.budget) < 1:
             raise UserError("probe options samples, samples_k and budget must be at least 1")
 
     def batch(self, model: Hierarchy) -> int:

@@ -4,7 +4,18 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-__all__ = ["bound", "importance", "kl", "statistic"]
+__all__ = ["bound", "importance", "kl", "level", "statistic"]
+
+
+def level(values: Tensor, k: int, first: int = 0, name: str = "level k") -> Tensor:
+    """Row k of `values`, whose rows are numbered from `first`.
+
+    Raises:
+        IndexError: there is no such row; a negative k would otherwise silently count from the top.
+    """
+    if not first <= k < first + len(values):
+        raise IndexError(f"{name}={k} of {first}..{first + len(values) - 1}")
+    return values[k - first]
 
 
 def bound(evidence: Mapping[str, Tensor], k: int = 0, probe: str = "bounds") -> Tensor:
@@ -15,7 +26,7 @@ def bound(evidence: Mapping[str, Tensor], k: int = 0, probe: str = "bounds") -> 
         k: The level.
         probe: The probe whose bounds to take.
     """
-    return -evidence[f"{probe}/l"][k]
+    return -level(evidence[f"{probe}/l"], k)
 
 
 def importance(evidence: Mapping[str, Tensor], probe: str = "bounds") -> Tensor:
@@ -25,7 +36,7 @@ def importance(evidence: Mapping[str, Tensor], probe: str = "bounds") -> Tensor:
 
 def kl(evidence: Mapping[str, Tensor], layer: int, probe: str = "bounds") -> Tensor:
     r"""$\mathbb E_q \log q(z_i | \cdot) - \log p(z_i | \cdot)$ of layer i = `layer`, 1 the lowest."""
-    return evidence[f"{probe}/kl"][layer - 1]
+    return level(evidence[f"{probe}/kl"], layer, first=1, name="layer")
 
 
 def statistic(evidence: Mapping[str, Tensor], name: str, probe: str = "image") -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from oodgen.errors import UserError
+from oodgen.scores.likelihood import level
 
 __all__ = ["DeviatingLevel", "input_complexity", "llr", "llr_ada"]
 
@@ -41,7 +42,7 @@ def llr(
         probe: The probe whose bounds to take.
     """
     levels = _levels(evidence, probe, kl)
-    return (evidence[f"{probe}/iw"] if importance else levels[0]) - levels[k]
+    return (evidence[f"{probe}/iw"] if importance else levels[0]) - level(levels[1:], k, first=1)
 
 
 def llr_ada(evidence: Mapping[str, Tensor], kl: Literal["own", "elbo"] = "own", probe: str = "bounds") -> Tensor:

@@ -1,0 +1,1 @@
+"""How fast this machine is at it: `python -m oodgen.bench`."""

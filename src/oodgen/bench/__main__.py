@@ -1,0 +1,98 @@
+"""`python -m oodgen.bench`: rates, ratios and shares of this machine, all measured in one run.
+
+Variants of a comparison take turns and medians are printed, since other programs may load the machine; two cores need
+about four minutes.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from oodgen import record
+from oodgen.bench import flops, helpers, loading, loop, scoring, training
+from oodgen.bench.subject import Bench
+from oodgen.bench.timing import Effort, Table, text
+from oodgen.device import Device
+from oodgen.errors import UserError
+from oodgen.files import write_text
+
+__all__ = ["main"]
+
+SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
+    "train": training.measure,
+    "score": scoring.measure,
+    "flops": flops.measure,
+    "loop": loop.measure,
+    "data": loading.measure,
+    "helpers": helpers.measure,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; a mistake of the user's ends it with one line and exit code 2."""
+    try:
+        _run(_parser().parse_args(arguments))
+    except UserError as error:
+        print(f"oodgen: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(options: argparse.Namespace) -> None:
+    sections = options.only.split(",") if options.only else list(SECTIONS)
+    if unknown := [name for name in sections if name not in SECTIONS]:
+        raise UserError(f"--only {unknown[0]!r} is no section; there are: {', '.join(SECTIONS)}")
+    device = Device(accelerator={"cuda": "gpu"}.get(options.device, options.device), threads=options.threads).resolved()
+    torch.set_num_threads(device.threads or 1)
+    gpu = device.accelerator == "gpu"
+    if options.compile and not _can_compile(gpu):
+        raise UserError("--compile needs triton on a GPU, a C++ compiler on a CPU; neither is here: leave it out")
+    effort = Effort(2, 3, 1, 0.01) if options.quick else Effort()
+    batch = options.batch or (16 if options.quick else 128)
+    compiled = options.compile or (gpu and not options.quick and _can_compile(gpu))
+    bench = Bench(device, tuple(options.models.split(",")), batch, compiled, options.quick, effort)
+
+    made = record.provenance()
+    hardware = made["hardware"] + (f", {torch.cuda.get_device_name()}" if gpu else "")
+    print(f"{hardware}; torch {torch.__version__}, {device.threads} threads; commit {made['commit'] or 'unknown'}")
+    start, load, outcome = time.perf_counter(), os.getloadavg()[0], {}
+    for name in sections:
+        tables = SECTIONS[name](bench)
+        outcome[name] = [table._asdict() for table in tables]
+        print("\n".join(map(text, tables)), flush=True)
+    seconds = round(time.perf_counter() - start, 1)
+    print(f"\n{seconds:.0f} s; load average {load:.1f} before, {os.getloadavg()[0]:.1f} after")
+    if options.out:
+        kept = {"provenance": made | {"hardware": hardware}, "device": asdict(device), "batch": batch, "seconds": seconds}
+        write_text(options.out, json.dumps(kept | {"load": load, "sections": outcome}, indent=1) + "\n")
+
+
+def _can_compile(gpu: bool) -> bool:
+    if gpu:
+        return importlib.util.find_spec("triton") is not None
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m oodgen.bench", description="Measure oodgen on this machine.")
+    parser.add_argument("--quick", action="store_true", help="few rounds, small batches: does it run?")
+    parser.add_argument("--only", metavar="SECTIONS", help=f"comma-separated, of: {', '.join(SECTIONS)}")
+    parser.add_argument("--models", default="hvae_grey,hvae_small,hvae_tiny", help="of conf/model, the paper's first")
+    parser.add_argument("--batch", type=int, help="images in a training batch (128; 16 if quick)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "cuda"))
+    parser.add_argument("--threads", type=int, help="of torch on the CPU")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too: a minute for each model on a CPU")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write everything as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Arithmetic of one image, and how much of this machine's convolution rate the training step reaches."""
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+
+from oodgen.bench.subject import Bench, Step, images, method, name_of, settings
+from oodgen.bench.timing import Table, in_turns
+from oodgen.device import Device
+from oodgen.noise import RandomNoise
+
+__all__ = ["measure"]
+
+
+class Convolution(NamedTuple):
+    """The shapes of one convolution, without the batch axis of its input and output."""
+
+    x: tuple[int, ...]
+    weight: tuple[int, ...]
+    y: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    transposed: bool
+    extra: tuple[int, ...]
+
+    @property
+    def flop(self) -> int:
+        """Of a forward pass, for each image."""
+        return conv_flop_count([1, *self.x], list(self.weight), [1, *self.y], self.transposed)
+
+    def __str__(self) -> str:
+        kernel = "x".join(map(str, self.weight[2:]))
+        return f"{'up ' * self.transposed}{kernel} {'x'.join(map(str, self.x))} -> {'x'.join(map(str, self.y))}"
+
+
+@final
+class Observed(TorchDispatchMode):
+    """Counts the convolutions that pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[Convolution] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        y = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default:
+            x, weight, _, stride, padding, _, transposed, extra, _ = args
+            shapes = tuple(x.shape[1:]), tuple(weight.shape), tuple(y.shape[1:])
+            self.seen[Convolution(*shapes, tuple(stride), tuple(padding), transposed, tuple(extra))] += 1
+        return y
+
+
+def measure(bench: Bench) -> list[Table]:
+    """Counts, achieved rates and ceilings of the first model; the ceilings of its dominant convolutions."""
+    name, device = bench.models[0], bench.device.torch
+    subject = method(name)
+    model = subject.model.to(device)
+    x = images(bench.batch, model.shape, device)
+    y = model.observe(x, RandomNoise())
+    model.initialise(y, RandomNoise())
+    with torch.no_grad(), Observed() as observed, FlopCounterMode(display=False) as forward:
+        model(y, RandomNoise())
+    fp32 = next(iter(settings(bench.device).values()))
+    with FlopCounterMode(display=False) as training:
+        Step(copy.deepcopy(model), subject.make_optimizer, fp32)(x)
+    flop, total = training.get_total_flops(), forward.get_total_flops()
+    heaviest = sorted(observed.seen, key=lambda c: -c.flop * observed.seen[c])[:3]
+
+    calls: dict[str, Callable[[], Any]] = {}
+    for label, setting in settings(bench.device).items():
+        calls[label] = partial(Step(copy.deepcopy(model), subject.make_optimizer, setting), x)
+        for convolution in heaviest:
+            calls[f"{label}: {convolution}"] = _pass(convolution, bench.batch, setting)
+    timings = in_turns(calls, device, bench.effort._replace(seconds=2 * bench.effort.seconds))
+
+    rates = {}
+    for label in settings(bench.device):
+        for c in heaviest:
+            # one product forward, two backward
+            rates[label, c] = 3 * c.flop * bench.batch / timings[f"{label}: {c}"].median / 1e9
+    ceiling = {p: max(rate for (label, _), rate in rates.items() if label.startswith(p)) for p in ("fp32", "bf16")}
+    achieved = {label: flop / timings[label].median / 1e9 for label in settings(bench.device)}
+    rows = [(label, rate, ceiling[label[:4]], f"{rate / ceiling[label[:4]]:.0%}") for label, rate in achieved.items()]
+    notes = [
+        f"per image: forward {total / bench.batch / 1e9:.3g} GFLOP, training step {flop / bench.batch / 1e9:.3g} GFLOP",
+        f"chosen by default: {name_of(bench.device)}; ceiling: the fastest of the convolutions below in that precision",
+    ]
+    one = Table(f"Arithmetic: {name}, batch {bench.batch}", ("training step", "GFLOP/s", "ceiling", "reached"), rows, notes)
+    header = ("forward + backward", "of forward", *settings(bench.device))
+    shares = [
+        (str(c), f"{c.flop * observed.seen[c] * bench.batch / total:.0%}", *(rates[s, c] for s in settings(bench.device)))
+        for c in heaviest
+    ]
+    return [one, Table("Its dominant convolutions alone, GFLOP/s", header, shares)]
+
+
+def _pass(convolution: Convolution, batch: int, setting: Device) -> Callable[[], None]:
+    """A forward and backward pass of one convolution, with the gradients of its input and weight."""
+    kind = torch.bfloat16 if setting.precision == "bf16" else torch.float32
+    layout = torch.channels_last if setting.channels_last else torch.contiguous_format
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, device=setting.torch, dtype=kind).to(memory_format=layout)
+
+    x, weight = draw(batch, *convolution.x).requires_grad_(), draw(*convolution.weight).requires_grad_()
+    grad, (_, _, _, stride, padding, transposed, extra) = draw(batch, *convolution.y), convolution
+
+    def run() -> None:
+        y = torch.convolution(x, weight, None, stride, padding, (1, 1), transposed, extra, 1)
+        torch.autograd.grad(y, (x, weight), grad)
+
+    return run

@@ -1,0 +1,137 @@
+"""What training costs beside the model: Lightning's loop, the loader, logging, watching for NaN and checkpoints."""
+
+import copy
+import math
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from oodgen.bench.subject import Bench, Step, method
+from oodgen.bench.timing import Table, clock
+from oodgen.checkpoints import Checkpoints
+from oodgen.data.catalog import Dataset
+from oodgen.data.module import OODDataModule
+from oodgen.data.resident import Batch
+from oodgen.device import Device
+from oodgen.files import whole
+from oodgen.methods.likelihood import LOG_EVERY, MaximumLikelihood
+from oodgen.train import fit
+
+__all__ = ["measure"]
+
+
+class Cost(NamedTuple):
+    """Seconds of a step of the real training, and of the same step with nothing around; and of one checkpoint."""
+
+    real: list[float]
+    bare: list[float]
+    logged: list[bool]
+    checkpoint: float
+
+    @property
+    def outside(self) -> list[float]:
+        return [real - bare for real, bare in zip(self.real, self.bare, strict=True)]
+
+    @property
+    def typical(self) -> float:
+        """Seconds of an ordinary step that are not the model's."""
+        return median(out for out, logged in zip(self.outside, self.logged, strict=True) if not logged)
+
+    @property
+    def logging(self) -> float:
+        """Seconds that a step which logs takes longer, spread over the steps between."""
+        extra = [out - self.typical for out, logged in zip(self.outside, self.logged, strict=True) if logged]
+        return max(0.0, median(extra)) / LOG_EVERY if extra else math.nan
+
+
+@final
+class Alternate(Callback):
+    """After every few steps of the real training, the same ones bare, on a copy of the model and the same batches."""
+
+    def __init__(self, setting: Device, steps: int) -> None:
+        self.setting, self.steps = setting, steps
+        self.batches: list[Batch] = []
+        self.real: list[float] = []
+        self.bare: list[float] = []
+        self.logged: list[bool] = []
+        self.checkpoint = math.nan
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, MaximumLikelihood)
+        self.step = Step(copy.deepcopy(module.model), module.make_optimizer, self.setting)
+        self.start = clock(self.setting.torch)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.batches.append(batch)
+        if len(self.batches) < self.steps:
+            return
+        middle = clock(self.setting.torch)
+        for kept in self.batches:
+            self.step(kept.x)
+        end = clock(self.setting.torch)
+        self.real.append((middle - self.start) / self.steps)
+        self.bare.append((end - middle) / self.steps)
+        self.logged.append(any(kept.step % LOG_EVERY == 0 for kept in self.batches))
+        self.batches.clear()
+        self.start = clock(self.setting.torch)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        start = clock(self.setting.torch)
+        with tempfile.TemporaryDirectory() as folder, whole(Path(folder) / "last.ckpt") as temporary:
+            trainer.save_checkpoint(temporary, weights_only=False)
+        self.checkpoint = clock(self.setting.torch) - start
+
+
+def measure(bench: Bench) -> list[Table]:
+    """The paper's model, and the last one, whose shorter steps show the same milliseconds more clearly."""
+    costs = {name: _cost(bench, name) for name in dict.fromkeys((bench.models[0], bench.models[-1]))}
+    step = median(costs[bench.models[0]].bare)
+    between = Checkpoints(Path()).seconds
+    rows = []
+    for name, cost in costs.items():
+        bare, typical = median(cost.bare), cost.typical
+        numbers = [1e3 * bare, 1e3 * typical, f"{typical / bare:.1%}", 1e3 * cost.logging, 1e3 * cost.checkpoint]
+        rows.append((name, *numbers, len(cost.bare)))
+    small = costs[bench.models[-1]]
+    saving = costs[bench.models[0]].checkpoint / between
+    total = (small.typical + (0 if math.isnan(small.logging) else small.logging)) / step + saving
+    notes = [
+        f"outside: median over pairs of a real step minus the same step bare; a checkpoint is written every {between:g} s",
+        f"the milliseconds of {bench.models[-1]} and a checkpoint are {total:.1%} of a step of {bench.models[0]}",
+    ]
+    header = ("model", "bare step ms", "outside ms", "outside", "logging ms/step", "checkpoint ms", "pairs")
+    return [Table(f"Training loop: oodgen.train.fit, batch {bench.batch}", header, rows, notes)]
+
+
+def _cost(bench: Bench, name: str) -> Cost:
+    subject = method(name)
+    gpu = bench.device.accelerator == "gpu"
+    steps = 10 if gpu else 1  # a GPU is kept busy by several steps in flight; one at a time would forbid that
+    pairs = _pairs(bench, subject)
+    count = int((steps * pairs + 2) * bench.batch / 0.8)
+    dataset = Dataset("bench", tuple(subject.model.shape), {}, "", "", lambda root, split: (_random(count, subject), None))
+    watch = Alternate(bench.device, steps)
+    options = {"max_steps": steps * pairs, "limit_val_batches": 0, "max_epochs": 1}
+    with tempfile.TemporaryDirectory() as folder:
+        data = OODDataModule(dataset, {}, root=folder, batch_size=bench.batch)
+        fit(subject, data, Path(folder) / "run", bench.device, options, [watch])
+    warm = 2 if len(watch.bare) > 4 else 0
+    kept = slice(warm, None)
+    return Cost(watch.real[kept], watch.bare[kept], watch.logged[kept], watch.checkpoint)
+
+
+def _pairs(bench: Bench, subject: MaximumLikelihood) -> int:
+    """As many as fit the time, at a guess from the size of the model, and no more than two logging steps need."""
+    parameters = sum(p.numel() for p in subject.model.parameters())
+    return max(bench.effort.least + 2, 6 * bench.effort.most if parameters < 1e6 else bench.effort.most // 2 + 2)
+
+
+def _random(count: int, subject: MaximumLikelihood) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *subject.model.shape), np.uint8)

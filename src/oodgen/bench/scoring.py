@@ -1,0 +1,71 @@
+"""Scoring images/s: every bound in one pass that shares its work, against one forward pass for each level."""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from oodgen.bench.subject import Bench, images, method, name_of
+from oodgen.bench.timing import Table, in_turns
+from oodgen.models.density import Hierarchy
+from oodgen.noise import ExampleNoise, Noise, RandomNoise
+from oodgen.probes.bounds import Bounds
+
+__all__ = ["measure"]
+
+
+class Folded(NamedTuple):
+    """The noise of S samples of B examples for S * B examples with one sample each."""
+
+    noise: Noise
+    samples: int
+
+    def uniform(self, site: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        return self.noise.uniform(site, self._unfolded(shape), device).view(shape)
+
+    def normal(self, site: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        return self.noise.normal(site, self._unfolded(shape), device).view(shape)
+
+    def _unfolded(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (self.samples, shape[1] // self.samples, *shape[2:])
+
+
+def naive(model: Hierarchy, x: Tensor, noise: Noise, samples: int) -> Tensor:
+    """L^{>k} (L, B) by its definition: for each k every image is sent through the whole model `samples` times."""
+    y = model.observe(x, noise).repeat(samples, 1, 1, 1)
+    values = [model.bounds(y, Folded(noise, samples), (k,), (1,))[0].value for k in range(model.depth)]
+    return torch.stack([value.view(samples, len(x)).mean(0) for value in values])
+
+
+def shared(model: Hierarchy, x: Tensor, noise: ExampleNoise, samples: int) -> Tensor:
+    """The same as the probe computes it."""
+    return Bounds(samples, samples)(model, x, noise)["l"]
+
+
+@torch.inference_mode()
+def measure(bench: Bench) -> list[Table]:
+    """One table, of the first model."""
+    name, device = bench.models[0], bench.device.torch
+    model = method(name).model.to(device).eval()
+    bench.device.place(model)
+    x = images(bench.batch if bench.quick else Bounds().batch(model), model.shape, device)
+    model.initialise(model.observe(x[: bench.batch], RandomNoise()), RandomNoise())
+    rows, limit = [], 3e-2 if bench.device.precision == "bf16" else 1e-4
+    for samples in (1, 10):
+        full = min(len(x), Bounds(samples, samples).batch(model))
+        for batch in dict.fromkeys((1, full)):
+            part, noise = x[:batch], ExampleNoise(0, torch.arange(batch))
+            with bench.device.autocast():
+                calls = {f.__name__: partial(f, model, part, noise, samples) for f in (naive, shared)}
+                expected, given = (call().float() for call in calls.values())
+                timings = in_turns(calls, device, bench.effort._replace(seconds=bench.effort.seconds / 2))
+            error = float(((given - expected).norm() / expected.norm()).cpu())
+            if not error < limit:
+                raise AssertionError(f"shared scoring differs from naive scoring by {error:.1e} (S={samples}, batch {batch})")
+            slow, fast = timings["naive"], timings["shared"]
+            gain = slow.median / fast.median
+            rows.append((f"S={samples}, batch {batch}", batch / slow.median, batch / fast.median, gain, f"{error:.0e}"))
+    notes = [f"{name_of(bench.device)}; difference: relative norm of all L>k, the same noise in both, limit {limit:.0e}"]
+    header = ("examples", "naive images/s", "shared images/s", "x naive", "difference")
+    return [Table(f"Scoring: all L>k of {name}", header, rows, notes)]

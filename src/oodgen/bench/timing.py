@@ -1,0 +1,97 @@
+"""Variants timed in turns, so that a drift of the machine's load meets all of them alike, and tables of the outcome."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+__all__ = ["Effort", "Table", "Timing", "clock", "in_turns", "text"]
+
+
+class Effort(NamedTuple):
+    """How long to measure.
+
+    Arguments:
+        least, most: Rounds of each comparison.
+        seconds: Rounds end once a comparison has cost so much, and `least` are done.
+        unit: Seconds that one measurement should last at least; a faster call is repeated.
+    """
+
+    least: int = 5
+    most: int = 25
+    seconds: float = 12
+    unit: float = 0.05
+
+
+class Timing(NamedTuple):
+    """Seconds of one call in each round."""
+
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def best(self) -> float:
+        """The round least disturbed by other programs."""
+        return min(self.seconds)
+
+
+class Table(NamedTuple):
+    """One table of the outcome, with remarks under it."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    notes: Sequence[str] = ()
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, with nothing left running on the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def in_turns(variants: Mapping[str, Callable[[], Any]], device: torch.device, effort: Effort) -> dict[str, Timing]:
+    """Time every variant once a round, after one call of each that is not counted.
+
+    The order turns round from one round to the next, so that no variant always follows the same other one.
+    """
+    repeats = {}
+    for name, call in variants.items():
+        call()  # allocations, choice of kernels, compilation
+        start = clock(device)
+        call()
+        repeats[name] = max(1, round(effort.unit / (clock(device) - start)))
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    begun, order = time.perf_counter(), list(variants)
+    for done in range(effort.most):
+        if done >= effort.least and time.perf_counter() - begun > effort.seconds:
+            break
+        for name in order:
+            start = clock(device)
+            for _ in range(repeats[name]):
+                variants[name]()
+            seconds[name].append((clock(device) - start) / repeats[name])
+        order.reverse()
+    return {name: Timing(taken) for name, taken in seconds.items()}
+
+
+def text(table: Table) -> str:
+    """A table for the terminal: first column to the left, numbers to the right, three digits or so."""
+    lines = [list(table.header), *([_short(value) for value in row] for row in table.rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    pad = [str.ljust] + [str.rjust] * (len(widths) - 1)
+    body = ["  ".join(f(cell, w) for f, cell, w in zip(pad, line, widths, strict=True)).rstrip() for line in lines]
+    rule = "-" * max(map(len, body))
+    return "\n".join([f"\n{table.title}", rule, body[0], rule, *body[1:], *(f"  {note}" for note in table.notes)])
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

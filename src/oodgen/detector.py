@@ -1,0 +1,265 @@
+r"""A trained model as a detector: a score, a p-value and a verdict for each image.
+
+The p-value of a score $s$ against the scores $s_1, \dots, s_n$ of the calibration split is
+
+$$p = \frac{1 + \#\{i : s_i \ge s\}}{n + 1} .$$
+
+If $s$ and the $s_i$ are exchangeable, which they are for an inlier that neither training nor calibration saw, then
+$P(p \le \alpha) \le \alpha$ for every $\alpha$, whatever the model and the score are worth.
+
+Source: Vovk, Gammerman, Shafer 2005, Algorithmic Learning in a Random World, chapter 2 (conformal prediction).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor, nn
+from yaml import YAMLError
+
+from oodgen import calibration, cell, evaluate, record
+from oodgen.calibration import Conversion
+from oodgen.checkpoints import find, load_weights
+from oodgen.data.images import decode
+from oodgen.data.module import preprocess
+from oodgen.device import Device
+from oodgen.errors import UserError
+from oodgen.noise import ExampleNoise
+from oodgen.page import read_json
+from oodgen.probes.probe import Evidence, Probe
+
+__all__ = ["Detector"]
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """What a run is worth to somebody with images; `Detector.load(run)` makes one.
+
+    Arguments:
+        model: The trained model, on the device.
+        probes: The probes that the score needs.
+        rule: The score, fitted.
+        reference: Scores of the calibration split, shape (n,), float64, ascending.
+        conversion: From image files to examples.
+        device: Where and how to compute.
+        seed: Seed of the noise of evaluation.
+        name: Name of the score.
+        inlier: Name of what the model was trained on.
+    """
+
+    model: nn.Module
+    probes: Mapping[str, Probe]
+    rule: Callable[[Evidence], Tensor]
+    reference: Tensor
+    conversion: Conversion
+    device: Device
+    seed: int = 0
+    name: str = "llr_ada"
+    inlier: str = "the inliers"
+
+    @classmethod
+    def load(cls, run: str | Path, score: str | None = None, device: str = "auto") -> "Detector":
+        """The detector of a finished run; needs its evaluation and training directories, not its data.
+
+        Arguments:
+            run: An evaluation's directory, runs/eval/<name>/<hash>; runs/eval/<name> if it holds but one.
+            score: One of the run's scores; None for llr_ada, or the run's first one where it has no llr_ada.
+            device: "auto", "cpu" or "gpu".
+
+        Raises:
+            UserError: there is no such run or score, it is not finished, or a file of it is missing or damaged.
+        """
+        folder = _evaluation(Path(run).expanduser())
+        config = _config(folder / "config.yaml")
+        kept = calibration.read(folder)
+        name = score or ("llr_ada" if "llr_ada" in config["scores"] else next(iter(config["scores"]), ""))
+        if name not in config["scores"]:
+            raise UserError(f"{folder} has no score {name!r}; it has: {', '.join(config['scores'])}")
+        rule = evaluate.fit_scores({name: cell._build(config["scores"][name], f"scores.{name}")}, kept.validation)
+        asked = _Asked(kept.calibration)
+        reference = torch.from_numpy(evaluate.score(rule, asked)[name]).sort().values
+        probes = {probe: cell._build(config["probes"][probe], f"probes.{probe}") for probe in sorted(asked.probes)}
+
+        # precision and memory format of the run, on the machine at hand
+        where = Device(device, config["device"]["precision"], config["device"]["channels_last"]).resolved()  # type: ignore[arg-type]
+        model = cell._build(config["method"], "method").model
+        load_weights(model, find(_training(folder), config["checkpoint"]))
+        if calibration.weights_digest(model) != kept.weights:
+            raise UserError(
+                f"the model of {folder} was trained again after its calibration; "
+                f"delete {folder} and give the command of that run again (its training is kept)"
+            )
+        model = model.to(where.torch).eval()
+        where.place(model)
+        return cls(model, probes, rule[name], reference, kept.conversion, where, config["eval_seed"], name, kept.inlier)
+
+    def score(self, x: Tensor | np.ndarray) -> Tensor:
+        """The score of each example, shape (N,), float64; larger = more out-of-distribution.
+
+        An example's noise is drawn from a hash of its content, so an image has the same score, up to rounding, alone
+        or in any company; two equal images have the same one.
+
+        Arguments:
+            x: uint8 images (N, C, H, W), or float32 rows (N, D); a single example counts as N = 1.
+
+        Raises:
+            UserError: examples of another type or shape than the model was trained on.
+        """
+        examples = self._checked(x)
+        if not len(examples):
+            return torch.empty(0, dtype=torch.float64)
+        evidence = self.ask(examples, _content(examples))
+        return torch.from_numpy(evaluate.score({self.name: self.rule}, evidence)[self.name])
+
+    def p_value(self, x: Tensor | np.ndarray) -> Tensor:
+        """The conformal p-value of each example, shape (N,), float64: small = out-of-distribution."""
+        return self.p_of(self.score(x))
+
+    def predict(self, x: Tensor | np.ndarray, false_alarm: float = 0.05) -> Tensor:
+        """Whether each example is out-of-distribution, shape (N,), bool.
+
+        Arguments:
+            x: As for `score`.
+            false_alarm: The share of inliers that may be flagged.
+
+        Raises:
+            UserError: also if the calibration split is too small for that rate.
+        """
+        self.check(false_alarm)
+        return self.p_value(x) <= false_alarm
+
+    def p_of(self, score: Tensor) -> Tensor:
+        """The p-values of scores; one that is not a number counts as larger than all."""
+        n = len(self.reference)
+        below = torch.searchsorted(self.reference, score.double().contiguous()).masked_fill(score.isnan(), n)
+        return (1 + n - below) / torch.tensor(n + 1, dtype=torch.float64)
+
+    def check(self, false_alarm: float) -> None:
+        """Raise UserError for a rate that is none, or below 1 / (n + 1), at which nothing could ever be flagged."""
+        n = len(self.reference)
+        if not 0 < false_alarm < 1:
+            raise UserError(f"false_alarm={false_alarm} is not between 0 and 1")
+        if false_alarm * (n + 1) < 1:
+            raise UserError(
+                f"false_alarm={false_alarm} needs {int(np.ceil(1 / false_alarm)) - 1:,} calibration images and this run "
+                f"has {n:,}; take at least {np.ceil(1e4 / (n + 1)) / 1e4:g}, or train with a larger data.calibration"
+            )
+
+    def decode(self, path: Path) -> np.ndarray:
+        """An image file as the model's training images were made: uint8 (C, H, W).
+
+        Raises:
+            UserError: the file is no readable image, or the model is not one of images.
+        """
+        if len(self.conversion.shape) != 3:
+            raise UserError(f"the model was trained on rows of {self.conversion.shape[0]} numbers, not on images")
+        image = decode(path, self.conversion.shape)
+        return preprocess(image[None], self.conversion.grey, self.conversion.size)[0]
+
+    @torch.inference_mode()
+    def ask(self, x: Tensor, index: Tensor) -> dict[str, Tensor]:
+        """The evidence that the score needs, `<probe>/<name>`, last axis = example, with noise of `index` (N,)."""
+        parts: dict[str, list[Tensor]] = {}
+        for name, probe in self.probes.items():
+            size = probe.batch(self.model)
+            for rows, numbers in zip(x.split(size), index.split(size), strict=True):
+                with self.device.autocast():
+                    given = probe(self.model, rows.to(self.device.torch), ExampleNoise(self.seed, numbers))
+                for item, value in given.items():
+                    parts.setdefault(f"{name}/{item}", []).append(value.cpu())
+        return {name: torch.cat(values, dim=-1) for name, values in parts.items()}
+
+    def _checked(self, x: Tensor | np.ndarray) -> Tensor:
+        shape = tuple(self.model.shape)  # type: ignore[arg-type]
+        # torch takes no array with negative strides, and warns of one that cannot be written, as a memory map
+        examples = torch.as_tensor(np.require(x, requirements=["C", "W"]) if isinstance(x, np.ndarray) else x)
+        dtype, words = (torch.uint8, "0 to 255") if len(shape) == 3 else (torch.float32, "rows")
+        if tuple(examples.shape) == shape:
+            examples = examples.unsqueeze(0)
+        if tuple(examples.shape[1:]) != shape or examples.dtype != dtype:
+            raise UserError(
+                f"the detector wants {dtype} examples ({words}) of shape (N, {', '.join(map(str, shape))}), got "
+                f"{examples.dtype} {tuple(examples.shape)}; Detector.decode(path) converts an image file"
+            )
+        return examples
+
+
+class _Asked(Mapping[str, Tensor]):
+    """Evidence that remembers of which probes it was asked, so that a detector asks the model no more than it must."""
+
+    def __init__(self, evidence: Mapping[str, Tensor]) -> None:
+        self.evidence, self.probes = evidence, set[str]()
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = self.evidence[name]
+        self.probes.add(name.rsplit("/", 1)[0])
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.evidence)
+
+    def __len__(self) -> int:
+        return len(self.evidence)
+
+
+def _content(x: Tensor) -> Tensor:
+    """64 bits of a hash of each example's bytes, int64 (N,)."""
+    rows = (np.ascontiguousarray(row).data for row in x.cpu().numpy())
+    hashes = (hashlib.blake2b(row, digest_size=8).digest() for row in rows)
+    return torch.tensor([int.from_bytes(value, "big", signed=True) for value in hashes], dtype=torch.int64)
+
+
+def _evaluation(run: Path) -> Path:
+    """The finished evaluation that the user means."""
+    if not run.is_dir():
+        raise UserError(f"there is no run {run}; name the directory of an evaluation, runs/eval/<name>/<hash>")
+    if not (run / "state.json").is_file():
+        inside = sorted(path.parent for path in run.glob("*/state.json"))
+        inside = [path for path in inside if len(inside) == 1 or record.read_state(path)["state"] == "done"]
+        if len(inside) != 1:
+            what = f"holds {len(inside)} of them: {', '.join(p.name for p in inside)}" if inside else "holds none"
+            raise UserError(f"name the directory of one finished evaluation, runs/eval/<name>/<hash>; {run} {what}")
+        run = inside[0]
+    state = record.read_state(run)
+    if state["state"] != "done":
+        why = f" ({state['why']})" if state.get("why") else ""
+        raise UserError(f"{run} is not finished but {state['state']}{why}; give its command again to go on")
+    if not (run / "record.json").is_file():
+        raise UserError(f"{run} is a training; name the directory of an evaluation of it, runs/eval/<name>/<hash>")
+    return run
+
+
+def _training(folder: Path) -> Path:
+    """The training of an evaluation, also where the runs were moved to."""
+    made = read_json(folder / "record.json")
+    moved = [parent / "train" / str(made.get("fingerprint")) for parent in folder.resolve().parents]
+    found = next((path for path in [*moved, Path(str(made.get("train_dir")))] if path.is_dir()), None)
+    if found is None:
+        raise UserError(
+            f"the training {made.get('train_dir')} of {folder} is not there; keep runs/train beside runs/eval"
+        )
+    return found
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """A run's config with every `_target_` checked: a directory from elsewhere must not run code of its choice."""
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; evaluate this run again") from error
+    if not isinstance(config, dict) or not {"method", "probes", "scores", "device", "checkpoint", "eval_seed"} <= set(
+        config
+    ):
+        raise UserError(f"{path} is not the config of a run; evaluate this run again")
+    # a run's config was resolved when it was written; what is left to resolve could become a target after the check
+    if "${" in json.dumps(config, default=str):
+        raise UserError(f"{path} holds an interpolation ${{...}}, which no run writes; it was not loaded")
+    cell._check_targets(config)
+    return config

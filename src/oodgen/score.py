@@ -1,0 +1,182 @@
+"""`python -m oodgen.score RUN IMAGES...`: a score, a p-value and a verdict for each image file.
+
+This module imports no torch before it has read its arguments, so that help and mistakes cost nothing.
+"""
+
+import argparse
+import csv
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from oodgen.errors import UserError
+from oodgen.files import whole
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from oodgen.detector import Detector
+
+__all__ = ["Line", "main", "score_files"]
+
+CHUNK = 32 * 2**20  # bytes of decoded images held at a time
+
+
+class Line(NamedTuple):
+    """What is said of a file; numbers are None if it cannot be read, and `why` says so."""
+
+    file: Path
+    score: float | None
+    p_value: float | None
+    verdict: str
+    why: str = ""
+
+
+class _Sink(Protocol):
+    def __call__(self, line: Line) -> None: ...
+
+
+def score_files(detector: "Detector", paths: Sequence[Path], false_alarm: float) -> Iterator[Line]:
+    """Score image files in the order given, with few of them in memory at a time.
+
+    Arguments:
+        detector: The detector.
+        paths: Image files.
+        false_alarm: The share of inliers that may be called out.
+
+    Raises:
+        UserError: the detector cannot decide at this rate.
+    """
+    import numpy as np
+    import torch
+
+    detector.check(false_alarm)
+    size = max(1, min(1024, CHUNK // int(np.prod(detector.conversion.shape))))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(paths), size):
+            chunk = paths[start : start + size]
+            images = list(pool.map(lambda path: _decoded(detector, path), chunk))
+            good = [image for image in images if not isinstance(image, str)]
+            scores = detector.score(np.stack(good)) if good else torch.empty(0)
+            numbers = iter(zip(scores.tolist(), detector.p_of(scores).tolist(), strict=True))
+            for path, image in zip(chunk, images, strict=True):
+                if isinstance(image, str):
+                    yield Line(path, None, None, "unreadable", image)
+                else:
+                    score, p = next(numbers)
+                    yield Line(path, score, p, "OUT" if p <= false_alarm else "in")
+
+
+def _decoded(detector: "Detector", path: Path) -> "np.ndarray | str":
+    """The image, or why there is none."""
+    if not path.is_file():
+        return f"{path} is not a file"
+    try:
+        return detector.decode(path)
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # decoders raise what they like on damaged files, and one must not stop the others
+        return f"{path} cannot be read as an image ({type(error).__name__}: {error})"
+
+
+def _files(places: Iterable[Path]) -> list[Path]:
+    """The files named, and the images under the folders named."""
+    from oodgen.data.folder import images
+
+    found: list[Path] = []
+    for place in places:
+        if not place.exists():
+            raise UserError(f"there is no {place}; name image files or folders of them")
+        found += images(place) if place.is_dir() else [place]
+    return found
+
+
+def _table(line: Line) -> None:
+    p, score = ("-", "-") if line.score is None else (f"{line.p_value:.4f}", f"{line.score:.3f}")
+    print(f"{line.verdict:<10} {p:>7} {score:>12}  {line.file}")
+
+
+def _run(options: argparse.Namespace) -> int:
+    paths = _files(options.images)
+    from oodgen.detector import Detector
+
+    detector = Detector.load(options.run, options.score, options.device)
+    if len(detector.conversion.shape) != 3:
+        raise UserError(f"{options.run} was trained on rows of numbers; this command scores image files")
+    counts = {"in": 0, "OUT": 0, "unreadable": 0}
+    with ExitStack() as stack:
+        sink: _Sink = _table
+        if options.out is not None:
+            temporary = stack.enter_context(whole(options.out))
+            file = stack.enter_context(temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape"))
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(Line._fields[:4])
+
+            def sink(line: Line) -> None:
+                numbers = ["" if x is None else f"{x:.9g}" for x in (line.score, line.p_value)]
+                writer.writerow([line.file, *numbers, line.verdict])
+
+        else:
+            print(f"{'verdict':<10} {'p_value':>7} {'score':>12}  file")
+        for line in score_files(detector, paths, options.false_alarm):
+            counts[line.verdict] += 1
+            sink(line)
+            if line.why:
+                print(line.why, file=sys.stderr)
+            done = sum(counts.values())
+            if sys.stderr.isatty() and options.out is not None and (done % 1024 == 0 or done == len(paths)):
+                print(
+                    f"\r{done:,} of {len(paths):,}", end="\n" if done == len(paths) else "", file=sys.stderr, flush=True
+                )
+    print(_summary(counts, detector, options.false_alarm))
+    if options.out is not None:
+        print(options.out)
+    return 2 if counts["unreadable"] else 0
+
+
+def _summary(counts: dict[str, int], detector: "Detector", false_alarm: float) -> str:
+    n = counts["in"] + counts["OUT"]
+    share = f" ({counts['OUT'] / n:.1%})" if n else ""
+    bad = f"; {counts['unreadable']:,} could not be read" if counts["unreadable"] else ""
+    return (
+        f"{n:,} image{'s' * (n != 1)} scored by {detector.name}: {counts['OUT']:,} OUT{share}; about {false_alarm * n:.3g} would be if all "
+        f"were like {detector.inlier} (false-alarm rate {false_alarm:g}, calibrated on {len(detector.reference):,} images){bad}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 2 if anything could not be read or done."""
+    parser = argparse.ArgumentParser(
+        "python -m oodgen.score",
+        description="Score image files with a trained run: is each of them like its training images?",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="an evaluation's directory, runs/eval/<name>/<hash>")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGES", help="image files, or folders of them")
+    parser.add_argument("--score", metavar="NAME", help="one of the run's scores (default: llr_ada)")
+    parser.add_argument(
+        "--false-alarm", type=float, default=0.05, metavar="RATE", help="share of inliers that may be called OUT (0.05)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write file,score,p_value,verdict there")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute (auto)")
+    options = parser.parse_args(arguments)
+    try:
+        return _run(options)
+    except UserError as error:
+        print(f"oodgen: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):
+        # `... | head` closes the pipe early, which is no error
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # a file's name may hold bytes that are no text
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    sys.exit(main())
