@@ -1,8 +1,13 @@
 """What the tests share."""
 
 import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 
@@ -12,3 +17,70 @@ def data_root() -> Path:
     if "OODGEN_DATA" not in os.environ:
         pytest.skip("OODGEN_DATA names no data root")
     return Path(os.environ["OODGEN_DATA"])
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line that says what was wrong."""
+        lines = [line for line in self.err.splitlines() if line.startswith("oodgen: ")]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        assert self.err.count(lines[0].removeprefix("oodgen: ")) == 1, "said twice"
+        return lines[0]
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path) -> Iterator[Callable[..., Ended]]:
+    """Runs `python -m oodgen.run ARGUMENTS` in this process, which spares the seconds of importing torch."""
+    from oodgen import run
+
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: str, full_error: bool = False) -> Ended:
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        if full_error:
+            monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        monkeypatch.setenv("OODGEN_RUNS", str(tmp_path / "runs"))
+        monkeypatch.setattr(sys, "argv", ["oodgen", *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            run.main()
+        except SystemExit as error:
+            code = error.code
+        return Ended(code, *capsys.readouterr())
+
+    yield call
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def tiny(tmp_path) -> list[str]:
+    """Arguments of a run of a few steps on a few images of a user's own, prepared as `mnist` and `kmnist`."""
+    return tiny_run(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def tiny_factory() -> Callable[[Path], list[str]]:
+    """The same for a root of one's own."""
+    return tiny_run
+
+
+def tiny_run(root: Path) -> list[str]:
+    rng = np.random.default_rng(0)
+    for name in ("mnist", "kmnist"):
+        (root / "prepared" / name).mkdir(parents=True)
+        for split, count in (("train", 400), ("test", 20)):
+            x = rng.integers(0, 256, (count, 1, 28, 28), np.uint8)
+            x[:, :, 8:20, 8:20] //= 8
+            np.save(root / "prepared" / name / f"{split}.npy", x)
+    options = "data=base +dataset@data.inlier=mnist +dataset@data.out.kmnist=kmnist +dataset@data.out.hflip=hflip"
+    layers = "model=hvae_tiny trainer.max_epochs=3 data.batch_size=16 method.warmup=2 method.decay=linear snapshots=[2,3]"
+    return [*options.split(), *layers.split(), f"data.root={root}", "device.accelerator=cpu", "device.precision=32"]

@@ -146,9 +146,9 @@ def test_roc_and_histograms_of_every_score(two):
     assert {f"{kind}/{score}" for kind in ("roc", "histograms") for score in scores} == set(by_seed[0].charts)
     table = by_seed[0].table("Custom Chart Tables/roc/l>0_table")
     assert table["columns"] == ["out", "false positive rate", "true positive rate"]
-    for out, auroc in ((row.out, row.value) for row in rows if row.score == "l>0"):
-        x, y = zip(*[(x, y) for name, x, y in table["data"] if name == out], strict=True)
-        assert np.trapezoid(y, x) == pytest.approx(auroc, abs=1e-4)
+    for row in (row for row in rows if row.score == "l>0"):
+        x, y = zip(*[(x, y) for name, x, y in table["data"] if name == row.out], strict=True)
+        assert np.trapezoid(y, x) == pytest.approx(row.value, abs=1e-4)
     table = by_seed[0].table("Custom Chart Tables/histograms/l>0_table")
     for name in ("photos", "digits"):
         assert sum(y for set_, _, y in table["data"] if set_ == name) == pytest.approx(1, abs=1e-3)

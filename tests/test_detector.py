@@ -114,7 +114,7 @@ def test_a_rate_below_the_smallest_p_value_is_refused():
     for rate in (0.049, 0, 1, -0.1, float("nan")):
         with pytest.raises(UserError, match="false_alarm="):
             calibrated.predict(images(1), rate)
-    with pytest.raises(UserError, match="needs 20 calibration images and this run has 19; take at least 0.05"):
+    with pytest.raises(UserError, match=r"needs 20 calibration images and this run has 19; take at least 0\.05"):
         calibrated.check(0.049)
 
 
@@ -150,7 +150,7 @@ CONFIG = {
 
 @pytest.fixture
 def run(tmp_path):
-    """The directories of a run that was evaluated, without its training; held parts are all that calibration is given."""
+    """The directories of an evaluated run, without a training; calibration is given the held parts and nothing else."""
     folder, train = tmp_path / "runs" / "eval" / "mine" / "abc", tmp_path / "runs" / "train" / "f00"
     folder.mkdir(parents=True)
     (train / "checkpoints").mkdir(parents=True)

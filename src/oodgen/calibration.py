@@ -51,7 +51,7 @@ class Calibration(NamedTuple):
 
 
 def calibrate(witness: evaluate.Witness, probes: Mapping[str, Probe], data: OODDataModule, folder: Path) -> None:
-    """Write calibration.safetensors: all evidence of the validation and the calibration part of the inlier's train split.
+    """Write calibration.safetensors: all evidence of the validation and calibration parts of the train split.
 
     Evidence, not scores: whoever loads the detector may choose any score of the run, and needs no training data.
 

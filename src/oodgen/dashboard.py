@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oodgen import tables
 from oodgen.errors import UserError
@@ -80,7 +80,7 @@ def workspace(project: str, entity: str = "", shown: Shown | None = None) -> "Wo
         for name in shown.sets
     ]
     figures = [wr.MediaBrowser(title=name, media_keys=[f"figures/{name}"]) for name in ("densities", "roc", "curves")]
-    sections = {
+    sections: dict[str, list[Any]] = {
         "Results": [
             wr.WeavePanelSummaryTable(table_name="results"),
             *(bars(out, "Group") for out in shown.outs),

@@ -147,9 +147,10 @@ class Detector:
         if not 0 < false_alarm < 1:
             raise UserError(f"false_alarm={false_alarm} is not between 0 and 1")
         if false_alarm * (n + 1) < 1:
+            needed, least = int(np.ceil(1 / false_alarm)) - 1, np.ceil(1e4 / (n + 1)) / 1e4
             raise UserError(
-                f"false_alarm={false_alarm} needs {int(np.ceil(1 / false_alarm)) - 1:,} calibration images and this run "
-                f"has {n:,}; take at least {np.ceil(1e4 / (n + 1)) / 1e4:g}, or train with a larger data.calibration"
+                f"false_alarm={false_alarm} needs {needed:,} calibration images and this run has {n:,}; "
+                f"take at least {least:g}, or train with a larger data.calibration"
             )
 
     def decode(self, path: Path) -> np.ndarray:
@@ -262,4 +263,4 @@ def _config(path: Path) -> dict[str, Any]:
     if "${" in json.dumps(config, default=str):
         raise UserError(f"{path} holds an interpolation ${{...}}, which no run writes; it was not loaded")
     cell._check_targets(config)
-    return config
+    return {str(name): value for name, value in config.items()}

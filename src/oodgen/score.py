@@ -140,12 +140,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _summary(counts: dict[str, int], detector: "Detector", false_alarm: float) -> str:
-    n = counts["in"] + counts["OUT"]
-    share = f" ({counts['OUT'] / n:.1%})" if n else ""
-    bad = f"; {counts['unreadable']:,} could not be read" if counts["unreadable"] else ""
+    n, bad = counts["in"] + counts["OUT"], counts["unreadable"]
+    out = f"{counts['OUT']:,} OUT" + (f" ({counts['OUT'] / n:.1%})" if n else "")
     return (
-        f"{n:,} image{'s' * (n != 1)} scored by {detector.name}: {counts['OUT']:,} OUT{share}; about {false_alarm * n:.3g} would be if all "
-        f"were like {detector.inlier} (false-alarm rate {false_alarm:g}, calibrated on {len(detector.reference):,} images){bad}"
+        f"{n:,} image{'s' * (n != 1)} scored by {detector.name}: {out}; about {false_alarm * n:.3g} would be "
+        f"if all were like {detector.inlier} (false-alarm rate {false_alarm:g}, calibrated on {len(detector.reference):,} images)"
+        + (f"; {bad:,} could not be read" if bad else "")
     )
 
 

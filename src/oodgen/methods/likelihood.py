@@ -120,9 +120,12 @@ class MaximumLikelihood(pl.LightningModule):
         if batch.step % LOG_EVERY == 0:
             value = (log_px - kl.sum()).detach()
             self.log("bound", value, prog_bar=True, logger=False)
-            numbers = {f"train/kl_{i}": ratio for i, ratio in enumerate(kl, 1)}
-            numbers |= {"train/bound": value, "train/log_px": log_px, "beta": torch.tensor(beta)}
-            self.log_dict(numbers)
+            numbers = {f"train/kl_{i}": float(ratio) for i, ratio in enumerate(kl, 1)}
+            numbers |= {"train/bound": float(value), "train/log_px": float(log_px), "beta": beta, "epoch": epoch}
+            numbers["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+            # past Lightning's own logging, which would repeat these numbers at every step until the next ones
+            for logger in self.loggers:
+                logger.log_metrics(numbers, batch.step)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

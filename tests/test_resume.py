@@ -1,0 +1,198 @@
+"""A killed run, repeated, ends with the weights and curves of an uninterrupted one, bit for bit.
+
+One driver process imports torch, then forks a child for every command, so that a command costs its own work only. A
+child sets traps: at the n-th call of a function it sends itself a signal.
+"""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+DRIVER = r"""
+import functools, importlib, json, os, signal, sys
+import oodgen.run, oodgen.cell, oodgen.train, oodgen.figures, oodgen.probes.bounds, oodgen.methods.likelihood
+import pathlib
+
+def trap(target, count, number, after):
+    module, _, path = target.partition(":")
+    *owners, name = path.split(".")
+    owner = functools.reduce(getattr, owners, importlib.import_module(module))
+    original, calls = getattr(owner, name), [0]
+
+    @functools.wraps(original)
+    def trapped(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == count and not after:
+            os.kill(os.getpid(), number)
+        result = original(*args, **kwargs)
+        if calls[0] == count and after:
+            os.kill(os.getpid(), number)
+        return result
+
+    setattr(owner, name, trapped)
+
+for job in json.load(sys.stdin):
+    child = os.fork()
+    if child:
+        status = os.waitpid(child, 0)[1]
+        print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
+        continue
+    code = 1
+    try:
+        with open(job["log"], "ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv = ["oodgen", *job["arguments"]]
+        oodgen.train.Checkpoints = functools.partial(oodgen.train.Checkpoints, seconds=job["seconds"])
+        if job["trap"]:
+            trap(*job["trap"])
+        oodgen.run.main()
+        code = 0
+    except SystemExit as error:
+        code = error.code or 0
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+"""
+
+KILL, INT, TERM = 9, 2, 15
+STEP = "oodgen.methods.likelihood:MaximumLikelihood.training_step"
+GRADIENT = "oodgen.methods.likelihood:MaximumLikelihood.on_before_optimizer_step"
+VALIDATION = "oodgen.methods.likelihood:MaximumLikelihood.validation_step"
+RENAME = "pathlib:Path.replace"
+ROW = "oodgen.curves:Curves.log_metrics"
+SAVED = "oodgen.checkpoints:Checkpoints.on_train_batch_end"
+EPOCH = "oodgen.checkpoints:Checkpoints.on_train_epoch_end"
+ASK = "oodgen.evaluate:collect"
+PAGE = "oodgen.page:write"
+STEPS, EPOCHS = 66, 3
+PLAIN, EMA = [], ["callbacks=ema"]
+
+
+def _drive(jobs: list[dict]) -> list[int]:
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER], input=json.dumps(jobs), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def _scenarios() -> dict[str, tuple[list[str], list[tuple]]]:
+    """Name to options and traps of the commands before the last one, which runs through."""
+    rng = random.Random(0)
+    second = rng.randrange(23, 44)
+    return {
+        "plain": (PLAIN, []),
+        "ema": (EMA, []),
+        "in a step, twice": (PLAIN, [(STEP, rng.randrange(2, 22)), (STEP, rng.randrange(5, 30)), (GRADIENT, 7)]),
+        "in a step, averaging": (EMA, [(STEP, second), (GRADIENT, rng.randrange(2, 12))]),
+        "at an epoch's end": (PLAIN, [(EPOCH, 1), (EPOCH, 1, True), (EPOCH, 1)]),
+        "at an epoch's end, averaging": (EMA, [(EPOCH, 2), (EPOCH, 1, True)]),
+        "in validation": (PLAIN, [(VALIDATION, 1), (VALIDATION, 2, True), (VALIDATION, 4)]),
+        "in validation, averaging": (EMA, [(VALIDATION, 2)]),
+        "between file and name": (PLAIN, [(RENAME, rng.randrange(8, 60)), (RENAME, rng.randrange(8, 40), True)]),
+        "around a row": (PLAIN, [(ROW, 51), (ROW, 51, True), (SAVED, 50, True)]),
+        "after a checkpoint": (EMA, [(SAVED, 51, True)]),
+        "in evaluation": (PLAIN, [(ASK, 3), (PAGE, 1)]),
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_arguments) -> dict[str, tuple[Path, list[int], Path]]:
+    """Each scenario's training directory, exit codes and log."""
+    home = tmp_path_factory.mktemp("resume")
+    arguments, jobs, owners = tiny_arguments, [], []
+    rng = random.Random(1)
+    for name, (options, traps) in _scenarios().items():
+        folder = home / name.replace(" ", "-").replace("'", "")
+        seconds = 0 if not traps or rng.random() < 0.7 else 0.1
+        # the weights are what counts: but for one scenario the last command is stopped where evaluation begins
+        last = None if name in ("plain", "in evaluation") else (ASK, 1, False)
+        for target in [*traps, last]:
+            setting = None if target is None else [target[0], target[1], KILL, len(target) > 2 and target[2]]
+            command = [*arguments, *options, f"runs={folder}"]
+            jobs.append({"arguments": command, "trap": setting, "seconds": seconds, "log": f"{folder}.log"})
+            owners.append(name)
+    codes = _drive(jobs)
+    found = {}
+    for name in _scenarios():
+        folder = home / name.replace(" ", "-").replace("'", "")
+        found[name] = (folder, [code for code, owner in zip(codes, owners, strict=True) if owner == name])
+    return {name: (next((f / "train").iterdir()), codes, Path(f"{f}.log")) for name, (f, codes) in found.items()}
+
+
+@pytest.fixture(scope="module")
+def tiny_arguments(tmp_path_factory, tiny_factory) -> list[str]:
+    return tiny_factory(tmp_path_factory.mktemp("resume-data"))
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("name", list(_scenarios())[2:])
+def test_a_killed_run_ends_as_an_uninterrupted_one(trained, name):
+    options, traps = _scenarios()[name]
+    folder, codes, log = trained[name]
+    straight, *_ = trained["ema" if options else "plain"]
+    assert codes[:-1] == [-KILL] * len(traps), log.read_text()
+    assert codes[-1] == (0 if name == "in evaluation" else -KILL), log.read_text()
+    assert json.loads((folder / "state.json").read_text())["state"] == "done", log.read_text()
+    for checkpoint in ("last", "best", "epoch=2", "epoch=3"):
+        mine, other = (_weights(at / "checkpoints" / f"{checkpoint}.ckpt") for at in (folder, straight))
+        assert mine.keys() == other.keys()
+        assert all(torch.equal(mine[key], other[key]) for key in mine), checkpoint
+    assert (folder / "metrics.csv").read_text() == (straight / "metrics.csv").read_text()
+    names = {path.stem for path in (folder / "checkpoints").glob("*.ckpt")}
+    assert names == {"last", "best", "epoch=2", "epoch=3"}
+
+
+def test_kept_weights_are_the_averaged_ones(trained):
+    plain, ema = (trained[name][0] / "checkpoints" for name in ("plain", "ema"))
+    last = _weights(ema / "last.ckpt")
+    assert all(torch.equal(value, last[key]) for key, value in _weights(ema / "epoch=3.ckpt").items())
+    assert any(not torch.equal(value, last[key]) for key, value in _weights(plain / "last.ckpt").items())
+
+
+def test_curves_have_a_row_for_each_word_of_the_method(trained):
+    lines = (trained["plain"][0] / "metrics.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step", "0", "21", "43", "50", "65"]
+
+
+def test_a_killed_evaluation_goes_on_without_training(trained):
+    folder, _, log = trained["in evaluation"]
+    runs = folder.parent.parent
+    assert log.read_text().count("validation bound") == EPOCHS
+    straight, *_ = trained["plain"]
+    mine, other = (next(at.rglob("results.csv")).read_text() for at in (runs, straight.parent.parent))
+    assert mine == other
+
+
+@pytest.mark.parametrize(("signal", "code"), [(TERM, 143), (INT, 130)])
+def test_a_stopped_run_says_so_and_goes_on(tmp_path, tiny_arguments, trained, signal, code):
+    command, log = [*tiny_arguments, f"runs={tmp_path / 'runs'}"], tmp_path / "log"
+    settings = [[STEP, 30, signal, False], [ASK, 2, signal, False], None]
+    jobs = [{"arguments": command, "trap": trap, "seconds": 0, "log": str(log)} for trap in settings]
+    stages = []
+    for job in jobs:
+        stages += _drive([job])
+        text = next((tmp_path / "runs" / "eval").rglob("state.json")).read_text()
+        assert json.loads(text)["state"] == ("done" if job is jobs[-1] else "failed"), log.read_text()
+    assert stages == [code, code, 0], log.read_text()
+    assert log.read_text().count("\noodgen: ") == 2
+    assert "Traceback" not in log.read_text()
+    mine = _weights(next((tmp_path / "runs").rglob("last.ckpt")))
+    straight = _weights(trained["plain"][0] / "checkpoints" / "last.ckpt")
+    assert all(torch.equal(value, straight[key]) for key, value in mine.items())
+    shutil.rmtree(tmp_path / "runs")
