@@ -1,5 +1,7 @@
 """Weight normalisation, its initialisation, sizes that mirror each other, and skips that act."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -128,11 +130,11 @@ def test_the_transposed_convolution_mirrors_every_size(size, stride, kernel):
 def test_stages_go_down_28_14_7_4_and_back(blocks, stride_first):
     sizes = [28, 14, 7, 4]
     x = torch.randn(2, 1, 28, 28)
-    for big, small in zip(sizes, sizes[1:], strict=False):
+    for big, small in itertools.pairwise(sizes):
         down = Stage(x.shape[1:], None, 4, 3, blocks, 2, stride_first, (big, big), (small, small), False)
         x = down(x)
         assert x.shape == (2, 4, small, small)
-    for big, small in reversed(list(zip(sizes, sizes[1:], strict=False))):
+    for big, small in reversed(list(itertools.pairwise(sizes))):
         up = Stage(x.shape[1:], None, 4, 3, blocks, 2, stride_first, (small, small), (big, big), True)
         x = up(x)
         assert x.shape == (2, 4, big, big)

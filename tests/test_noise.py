@@ -25,6 +25,12 @@ def test_distribution(kind, reference, seed):
         assert abs(values.pow(power).mean().item() - expected) < 4.5 * spread / n**0.5
 
 
+@pytest.mark.parametrize("bits", [0, -1])
+def test_the_least_and_the_largest_bits_are_still_inside(bits, monkeypatch):
+    monkeypatch.setattr(ExampleNoise, "_bits", lambda *_: torch.tensor([bits]))
+    assert 0 < draw("uniform") < 1 and draw("normal").isfinite()
+
+
 def test_uniform_numbers_stay_inside_the_open_interval_and_reach_its_ends():
     values = draw("uniform", samples=200, event=(200,))  # 4 million
     assert values.dtype == torch.float32
@@ -33,7 +39,7 @@ def test_uniform_numbers_stay_inside_the_open_interval_and_reach_its_ends():
 
 
 def pairs():
-    base = dict(samples=21, index=torch.arange(101), event=(51,))
+    base = {"samples": 21, "index": torch.arange(101), "event": (51,)}
     noise = draw(**base)
     yield "seeds", noise, draw(**base, seed=1)
     yield "sites", noise, draw(**base, site="q2")

@@ -111,25 +111,25 @@ def _scenarios() -> dict[str, tuple[list[str], list[tuple]]]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_arguments) -> dict[str, tuple[Path, list[int], Path]]:
     """Each scenario's training directory, exit codes and log."""
-    home = tmp_path_factory.mktemp("resume")
-    arguments, jobs, owners = tiny_arguments, [], []
+    home, jobs, codes = tmp_path_factory.mktemp("resume"), [], []
     rng = random.Random(1)
-    for name, (options, traps) in _scenarios().items():
-        folder = home / name.replace(" ", "-").replace("'", "")
+    for number, (name, (options, traps)) in enumerate(_scenarios().items()):
         seconds = 0 if not traps or rng.random() < 0.7 else 0.1
-        # the weights are what counts: but for one scenario the last command is stopped where evaluation begins
-        last = None if name in ("plain", "in evaluation") else (ASK, 1, False)
+        # the weights are what counts: but for two scenarios the last command is stopped where evaluation begins
+        last = None if name in ("plain", "in evaluation") else (ASK, 1)
         for target in [*traps, last]:
-            setting = None if target is None else [target[0], target[1], KILL, len(target) > 2 and target[2]]
-            command = [*arguments, *options, f"runs={folder}"]
-            jobs.append({"arguments": command, "trap": setting, "seconds": seconds, "log": f"{folder}.log"})
-            owners.append(name)
+            setting = None if target is None else [target[0], target[1], KILL, len(target) > 2]
+            command = [*tiny_arguments, *options, f"runs={home / str(number)}"]
+            jobs.append({"arguments": command, "trap": setting, "seconds": seconds, "log": f"{home / str(number)}.log"})
     codes = _drive(jobs)
     found = {}
-    for name in _scenarios():
-        folder = home / name.replace(" ", "-").replace("'", "")
-        found[name] = (folder, [code for code, owner in zip(codes, owners, strict=True) if owner == name])
-    return {name: (next((f / "train").iterdir()), codes, Path(f"{f}.log")) for name, (f, codes) in found.items()}
+    for number, name in enumerate(_scenarios()):
+        log = home / f"{number}.log"
+        mine = [code for code, job in zip(codes, jobs, strict=True) if job["log"] == str(log)]
+        folders = list((home / str(number) / "train").glob("*"))
+        assert len(folders) == 1, log.read_text()
+        found[name] = (folders[0], mine, log)
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,7 @@ class Lift(nn.Module):
 
 
 class Lower(nn.Module):
-    """From a feature map (N, channels, *size) to `count` numbers for each element of `shape`: (N, count * D) or maps."""
+    """From a feature map (N, channels, *size) to `count` numbers for each element of `shape`: (N, count * D) or map."""
 
     def __init__(self, channels: int, size: tuple[int, int], shape: tuple[int, ...], count: int) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ def data_dependent_init(module: nn.Module, run: Callable[[], object]) -> None:
 def _rescaling(module: nn.Module) -> Iterator[None]:
     done: set[nn.Module] = set()
 
-    def rescale(layer: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+    def rescale(layer: Convolution | Dense, inputs: tuple, output: Tensor) -> Tensor:
         if layer in done:
             return output
         done.add(layer)

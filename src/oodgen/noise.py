@@ -73,7 +73,8 @@ class ExampleNoise:
         samples, batch, *event = shape
         if batch != len(self.index):
             raise ValueError(f"noise for {len(self.index)} examples was asked for {batch}")
-        key = int.from_bytes(hashlib.blake2b(f"{self.seed}/{site}".encode(), digest_size=8).digest(), "big", signed=True)
+        name = hashlib.blake2b(f"{self.seed}/{site}".encode(), digest_size=8)
+        key = int.from_bytes(name.digest(), "big", signed=True)
         example = _mix(self.index.to(device) * _GOLDEN + key)
         sample = torch.arange(self.first, self.first + samples, device=device).unsqueeze(1)
         pair = _mix(example + sample * _GOLDEN)

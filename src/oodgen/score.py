@@ -144,8 +144,8 @@ def _summary(counts: dict[str, int], detector: "Detector", false_alarm: float) -
     out = f"{counts['OUT']:,} OUT" + (f" ({counts['OUT'] / n:.1%})" if n else "")
     return (
         f"{n:,} image{'s' * (n != 1)} scored by {detector.name}: {out}; about {false_alarm * n:.3g} would be "
-        f"if all were like {detector.inlier} (false-alarm rate {false_alarm:g}, calibrated on {len(detector.reference):,} images)"
-        + (f"; {bad:,} could not be read" if bad else "")
+        f"if all were like {detector.inlier} (false-alarm rate {false_alarm:g}, "
+        f"calibrated on {len(detector.reference):,} images)" + (f"; {bad:,} could not be read" if bad else "")
     )
 
 

@@ -1,7 +1,8 @@
 """`python -m oodgen.bench`: rates, ratios and shares of this machine, all measured in one run.
 
-Variants of a comparison take turns and medians are printed, since other programs may load the machine; two cores need
-about four minutes.
+Variants of a comparison take turns and medians are printed, since other programs may load the machine. Where they do so
+already, one thread is used unless --threads says otherwise: several threads that wait for each other on busy cores
+measure the other programs (seen: a tenth of the rate of one thread). Two free cores need about three minutes.
 """
 
 import argparse
@@ -50,20 +51,25 @@ def _run(options: argparse.Namespace) -> None:
     sections = options.only.split(",") if options.only else list(SECTIONS)
     if unknown := [name for name in sections if name not in SECTIONS]:
         raise UserError(f"--only {unknown[0]!r} is no section; there are: {', '.join(SECTIONS)}")
-    device = Device(accelerator={"cuda": "gpu"}.get(options.device, options.device), threads=options.threads).resolved()
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    busy = load > cores / 2
+    threads = options.threads or (1 if busy else None)
+    device = Device(accelerator={"cuda": "gpu"}.get(options.device, options.device), threads=threads).resolved()
     torch.set_num_threads(device.threads or 1)
     gpu = device.accelerator == "gpu"
     if options.compile and not _can_compile(gpu):
         raise UserError("--compile needs triton on a GPU, a C++ compiler on a CPU; neither is here: leave it out")
-    effort = Effort(2, 3, 1, 0.01) if options.quick else Effort()
+    effort = Effort(1, 3, 0.5, 0.01) if options.quick else Effort()
     batch = options.batch or (16 if options.quick else 128)
     compiled = options.compile or (gpu and not options.quick and _can_compile(gpu))
     bench = Bench(device, tuple(options.models.split(",")), batch, compiled, options.quick, effort)
 
     made = record.provenance()
     hardware = made["hardware"] + (f", {torch.cuda.get_device_name()}" if gpu else "")
-    print(f"{hardware}; torch {torch.__version__}, {device.threads} threads; commit {made['commit'] or 'unknown'}")
-    start, load, outcome = time.perf_counter(), os.getloadavg()[0], {}
+    print(f"{hardware}; torch {torch.__version__}, {device.threads} thread(s); commit {made['commit'] or 'unknown'}")
+    if busy and not options.threads:
+        print(f"the machine is busy (load average {load:.1f} on {cores} cores), so one thread; --threads N for more")
+    start, outcome = time.perf_counter(), {}
     for name in sections:
         tables = SECTIONS[name](bench)
         outcome[name] = [table._asdict() for table in tables]

@@ -74,11 +74,13 @@ def measure(bench: Bench) -> list[Table]:
     heaviest = sorted(observed.seen, key=lambda c: -c.flop * observed.seen[c])[:3]
 
     calls: dict[str, Callable[[], Any]] = {}
+    steps = {label: s for label, s in settings(bench.device).items() if s.channels_last == bench.device.channels_last}
     for label, setting in settings(bench.device).items():
-        calls[label] = partial(Step(copy.deepcopy(model), subject.make_optimizer, setting), x)
+        if label in steps:
+            calls[label] = partial(Step(copy.deepcopy(model), subject.make_optimizer, setting), x)
         for convolution in heaviest:
             calls[f"{label}: {convolution}"] = _pass(convolution, bench.batch, setting)
-    timings = in_turns(calls, device, bench.effort._replace(seconds=2 * bench.effort.seconds))
+    timings = in_turns(calls, device, bench.effort)
 
     rates = {}
     for label in settings(bench.device):
@@ -86,7 +88,7 @@ def measure(bench: Bench) -> list[Table]:
             # one product forward, two backward
             rates[label, c] = 3 * c.flop * bench.batch / timings[f"{label}: {c}"].median / 1e9
     ceiling = {p: max(rate for (label, _), rate in rates.items() if label.startswith(p)) for p in ("fp32", "bf16")}
-    achieved = {label: flop / timings[label].median / 1e9 for label in settings(bench.device)}
+    achieved = {label: flop / timings[label].median / 1e9 for label in steps}
     rows = [(label, rate, ceiling[label[:4]], f"{rate / ceiling[label[:4]]:.0%}") for label, rate in achieved.items()]
     notes = [
         f"per image: forward {total / bench.batch / 1e9:.3g} GFLOP, training step {flop / bench.batch / 1e9:.3g} GFLOP",

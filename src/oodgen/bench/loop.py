@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from oodgen.bench.subject import Bench, Step, method
-from oodgen.bench.timing import Table, clock
+from oodgen.bench.timing import Effort, Table, clock
 from oodgen.checkpoints import Checkpoints
 from oodgen.data.catalog import Dataset
 from oodgen.data.module import OODDataModule
@@ -23,6 +23,8 @@ from oodgen.methods.likelihood import LOG_EVERY, MaximumLikelihood
 from oodgen.train import fit
 
 __all__ = ["measure"]
+
+WARM = 2  # pairs not counted
 
 
 class Cost(NamedTuple):
@@ -53,8 +55,8 @@ class Cost(NamedTuple):
 class Alternate(Callback):
     """After every few steps of the real training, the same ones bare, on a copy of the model and the same batches."""
 
-    def __init__(self, setting: Device, steps: int) -> None:
-        self.setting, self.steps = setting, steps
+    def __init__(self, setting: Device, steps: int, effort: Effort) -> None:
+        self.setting, self.steps, self.effort = setting, steps, effort
         self.batches: list[Batch] = []
         self.real: list[float] = []
         self.bare: list[float] = []
@@ -64,7 +66,7 @@ class Alternate(Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, MaximumLikelihood)
         self.step = Step(copy.deepcopy(module.model), module.make_optimizer, self.setting)
-        self.start = clock(self.setting.torch)
+        self.begun = self.start = clock(self.setting.torch)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -80,6 +82,8 @@ class Alternate(Callback):
         self.bare.append((end - middle) / self.steps)
         self.logged.append(any(kept.step % LOG_EVERY == 0 for kept in self.batches))
         self.batches.clear()
+        if end - self.begun > self.effort.seconds and len(self.bare) >= 2 * self.effort.least + WARM:
+            trainer.should_stop = True
         self.start = clock(self.setting.torch)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -114,23 +118,15 @@ def _cost(bench: Bench, name: str) -> Cost:
     subject = method(name)
     gpu = bench.device.accelerator == "gpu"
     steps = 10 if gpu else 1  # a GPU is kept busy by several steps in flight; one at a time would forbid that
-    pairs = _pairs(bench, subject)
-    count = int((steps * pairs + 2) * bench.batch / 0.8)
+    pairs = 8 * bench.effort.most
+    count = int((steps * pairs + 2) * bench.batch / 0.9)
     dataset = Dataset("bench", tuple(subject.model.shape), {}, "", "", lambda root, split: (_random(count, subject), None))
-    watch = Alternate(bench.device, steps)
+    watch = Alternate(bench.device, steps, bench.effort)
     options = {"max_steps": steps * pairs, "limit_val_batches": 0, "max_epochs": 1}
     with tempfile.TemporaryDirectory() as folder:
         data = OODDataModule(dataset, {}, root=folder, batch_size=bench.batch)
         fit(subject, data, Path(folder) / "run", bench.device, options, [watch])
-    warm = 2 if len(watch.bare) > 4 else 0
-    kept = slice(warm, None)
-    return Cost(watch.real[kept], watch.bare[kept], watch.logged[kept], watch.checkpoint)
-
-
-def _pairs(bench: Bench, subject: MaximumLikelihood) -> int:
-    """As many as fit the time, at a guess from the size of the model, and no more than two logging steps need."""
-    parameters = sum(p.numel() for p in subject.model.parameters())
-    return max(bench.effort.least + 2, 6 * bench.effort.most if parameters < 1e6 else bench.effort.most // 2 + 2)
+    return Cost(watch.real[WARM:], watch.bare[WARM:], watch.logged[WARM:], watch.checkpoint)
 
 
 def _random(count: int, subject: MaximumLikelihood) -> np.ndarray:

@@ -120,8 +120,8 @@ class MaximumLikelihood(pl.LightningModule):
         if batch.step % LOG_EVERY == 0:
             value = (log_px - kl.sum()).detach()
             self.log("bound", value, prog_bar=True, logger=False)
-            numbers = {f"train/kl_{i}": float(ratio) for i, ratio in enumerate(kl, 1)}
-            numbers |= {"train/bound": float(value), "train/log_px": float(log_px), "beta": beta, "epoch": epoch}
+            numbers = {f"train/kl_{i}": ratio for i, ratio in enumerate(kl.tolist(), 1)}
+            numbers |= {"train/bound": float(value), "train/log_px": log_px.item(), "beta": beta, "epoch": epoch}
             numbers["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
             # past Lightning's own logging, which would repeat these numbers at every step until the next ones
             for logger in self.loggers:
@@ -140,11 +140,11 @@ class MaximumLikelihood(pl.LightningModule):
         optimizer = self.make_optimizer(self.parameters())
         if self.decay == "constant":
             return optimizer
-        total = self.trainer.estimated_stepping_batches
+        total = int(self.trainer.estimated_stepping_batches)
         if self.decay == "linear":
             schedule: Any = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1e-8, total)
         else:
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, int(total))
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

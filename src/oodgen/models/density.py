@@ -29,7 +29,7 @@ class Bound(NamedTuple):
 
     @property
     def kls(self) -> Tensor:
-        """The ratio of each inferred layer summed over its elements, shape (layers, S, B): its mean over S estimates a KL."""
+        """Each inferred layer's ratio summed over its elements, (layers, S, B): the mean over S estimates a KL."""
         if not self.log_ratios:
             return self.log_px.new_zeros(0, *self.log_px.shape)
         return torch.stack([ratio.flatten(2).sum(2) for ratio in self.log_ratios])

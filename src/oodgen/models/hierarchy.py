@@ -2,7 +2,8 @@ r"""Hierarchical variational autoencoders and their bounds $\mathcal L^{>k}$.
 
 Latent variables $z_1, \dots, z_L$, $z_1$ next to the data $z_0 = x$. Generative model and bottom-up inference are
 
-$$p(x, z) = p(x | z_1) \prod_{i<L} p(z_i | z_{i+1})\, p(z_L), \qquad q(z | x) = q(z_1 | x) \prod_{i \ge 2} q(z_i | z_{i-1}),$$
+$$p(x, z) = p(x | z_1) \prod_{i<L} p(z_i | z_{i+1})\, p(z_L), \qquad
+q(z | x) = q(z_1 | x) \prod_{i \ge 2} q(z_i | z_{i-1}),$$
 
 with diagonal Gaussians and, as an option, skip connections $z_i \to z_{i+2}$ in both networks. The bound of level k
 trusts the posterior above k only:

@@ -15,7 +15,7 @@ __all__ = ["DeviatingLevel", "input_complexity", "llr", "llr_ada"]
 
 
 def _levels(evidence: Mapping[str, Tensor], probe: str, kl: str) -> Tensor:
-    r"""$\mathcal L^{>k}$ for k = 0..L-1, shape (L, N), with the KL of z_{>k} or, as the authors' script, of the ELBO."""
+    r"""$\mathcal L^{>k}$ for k = 0..L-1, (L, N), with the KL of z_{>k} or, as in the authors' script, of the ELBO."""
     if kl == "own":
         return evidence[f"{probe}/l"]
     if kl == "elbo":
@@ -35,10 +35,10 @@ def llr(
     Arguments:
         evidence: Holds `<probe>/l`, `<probe>/log_px`, each (L, N), and `<probe>/kl` (layers, N).
         k: The level, 1..L-1.
-        importance: Take the importance-weighted bound for $\mathcal L$ (eq. 9, $\mathrm{LLR}_S^{>k}$); $\mathcal L^{>k}$
-            stays a plain average, or the ratio would tend to 0.
-        kl: "own": the KL of $z_{>k}$ in $\mathcal L^{>k}$ (eq. 5). "elbo": the ELBO's whole KL in both, which cancels and
-            leaves $\mathbb E \log p(x|z_{>0}) - \mathbb E \log p(x|z_{>k})$.
+        importance: Take the importance-weighted bound for $\mathcal L$ (eq. 9, $\mathrm{LLR}_S^{>k}$);
+            $\mathcal L^{>k}$ stays a plain average, or the ratio would tend to 0.
+        kl: "own": the KL of $z_{>k}$ in $\mathcal L^{>k}$ (eq. 5). "elbo": the ELBO's whole KL in both, which cancels
+            and leaves $\mathbb E \log p(x|z_{>0}) - \mathbb E \log p(x|z_{>k})$.
         probe: The probe whose bounds to take.
     """
     levels = _levels(evidence, probe, kl)
@@ -89,7 +89,13 @@ class DeviatingLevel:
 
 
 def input_complexity(
-    evidence: Mapping[str, Tensor], codec: Literal["png", "jpeg2000"] = "png", probe: str = "bounds", image: str = "image"
+    evidence: Mapping[str, Tensor],
+    codec: Literal["png", "jpeg2000"] = "png",
+    probe: str = "bounds",
+    image: str = "image",
 ) -> Tensor:
-    r"""$-\log_2 p(x) - \mathrm{bits}(x)$: the bound against the size of the compressed image (Serra et al. 2020), bits."""
+    r"""$-\log_2 p(x) - \mathrm{bits}(x)$: the bound against the size of the compressed image, bits.
+
+    Source: Serra et al. 2020 (input complexity).
+    """
     return -evidence[f"{probe}/l"][0] / math.log(2) - evidence[f"{image}/{codec}_bits"]

@@ -1,0 +1,101 @@
+"""A batch is a function of (seed, step) alone, wherever its examples lie."""
+
+import numpy as np
+import pytest
+import torch
+
+from oodgen.data.resident import Batch, Examples, SequentialLoader, TrainLoader
+
+CPU = torch.device("cpu")
+X = np.random.default_rng(0).integers(0, 256, (50, 1, 4, 4), np.uint8)
+
+
+@pytest.fixture
+def mapped(tmp_path) -> np.ndarray:
+    np.save(tmp_path / "x.npy", X)
+    return np.load(tmp_path / "x.npy", mmap_mode="r")
+
+
+def _loader(resident: int = 10**9, x: np.ndarray = X, rows: np.ndarray | None = None, seed: int = 3) -> TrainLoader:
+    side = [Examples(X[:7], CPU, resident), Examples(X[:3], CPU, resident)]
+    labels = torch.arange(len(x) if rows is None else len(rows))
+    return TrainLoader(Examples(x, CPU, resident, rows), 8, seed, labels, side[:1], side[1])
+
+
+def _same(a: Batch, b: Batch) -> bool:
+    tensors = [(a.x, b.x), (a.index, b.index), (a.y, b.y), (a.negative, b.negative), *zip(a.auxiliary, b.auxiliary)]
+    return a.step == b.step and all(torch.equal(x, y) for x, y in tensors)
+
+
+def test_held_and_mapped_examples_are_the_same(mapped):
+    index = torch.tensor([7, 3, 3, 49, 0])
+    rows = np.arange(49, -1, -1)
+    for chosen in (None, rows):
+        held, far = Examples(mapped, CPU, 10**9, chosen), Examples(mapped, CPU, 0, chosen)
+        assert held.mapped is None and far.held is None
+        assert torch.equal(held.take(index), far.take(index))
+        assert torch.equal(held.take(index), torch.from_numpy(X if chosen is None else X[chosen])[index])
+
+
+def test_what_does_not_fit_stays_on_disk(mapped):
+    few = np.arange(5)
+    assert Examples(mapped, CPU, 80, few).held is not None  # 5 rows of 16 bytes
+    far = Examples(mapped, CPU, 79, few)
+    assert far.mapped is mapped and far.size == 5
+
+
+def test_an_epoch_shows_every_example_at_most_once():
+    loader = _loader()
+    seen = torch.cat([batch.index for batch in loader])
+    assert len(loader) == 6 and len(seen) == 48 and len(seen.unique()) == 48
+    again = torch.cat([batch.index for batch in loader])
+    assert not torch.equal(seen, again), "the next epoch is another permutation"
+
+
+@pytest.mark.parametrize("resident", [0, 10**9])
+@pytest.mark.parametrize("stop", [0, 1, 5, 6, 7, 11, 12])
+def test_a_loader_that_resumes_shows_what_was_left(mapped, resident, stop):
+    rows = np.sort(np.random.default_rng(1).permutation(50)[:48])
+    whole = _loader(resident, mapped, rows)
+    straight = [batch for _ in range(4) for batch in whole]
+    first = _loader(resident, mapped, rows)
+    shown = []
+    while len(shown) < stop:
+        for batch in first:
+            shown.append(batch)
+            if len(shown) == stop:
+                break
+    state = first.state_dict()
+    assert state == {"step": stop}
+    second = _loader(resident, mapped, rows)
+    second.load_state_dict(state)
+    while len(shown) < 24:
+        shown += list(second)
+    assert all(map(_same, shown, straight))
+
+
+def test_batches_do_not_touch_the_global_generator():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    list(_loader())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeds_and_streams_differ():
+    a, b = _loader(seed=3).batch(9), _loader(seed=4).batch(9)
+    assert not torch.equal(a.index, b.index)
+    assert not torch.equal(a.auxiliary[0], b.auxiliary[0])
+    assert a.negative is not None and a.negative.shape == a.x.shape
+    assert torch.equal(a.y, a.index), "labels go with their examples"
+
+
+def test_a_set_smaller_than_a_batch_is_an_epoch_of_one():
+    loader = TrainLoader(Examples(X[:5], CPU, 10**9), 8, 0)
+    assert len(loader) == 1 and len(loader.batch(0).x) == 5
+
+
+def test_sequential_batches_are_everything_in_order(mapped):
+    batches = list(SequentialLoader(Examples(mapped, CPU, 0), 16))
+    assert [len(batch.x) for batch in batches] == [16, 16, 16, 2]
+    assert torch.equal(torch.cat([batch.x for batch in batches]), torch.from_numpy(X))
+    assert torch.equal(torch.cat([batch.index for batch in batches]), torch.arange(50))
