@@ -149,19 +149,19 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(trained, name):
     assert codes[:-1] == [-KILL] * len(traps), log.read_text()
     assert codes[-1] == (0 if name == "in evaluation" else -KILL), log.read_text()
     assert json.loads((folder / "state.json").read_text())["state"] == "done", log.read_text()
-    for checkpoint in ("last", "best", "epoch=2", "epoch=3"):
+    for checkpoint in ("last", "best", "epoch2", "epoch3"):
         mine, other = (_weights(at / "checkpoints" / f"{checkpoint}.ckpt") for at in (folder, straight))
         assert mine.keys() == other.keys()
         assert all(torch.equal(mine[key], other[key]) for key in mine), checkpoint
     assert (folder / "metrics.csv").read_text() == (straight / "metrics.csv").read_text()
     names = {path.stem for path in (folder / "checkpoints").glob("*.ckpt")}
-    assert names == {"last", "best", "epoch=2", "epoch=3"}
+    assert names == {"last", "best", "epoch2", "epoch3"}
 
 
 def test_kept_weights_are_the_averaged_ones(trained):
     plain, ema = (trained[name][0] / "checkpoints" for name in ("plain", "ema"))
     last = _weights(ema / "last.ckpt")
-    assert all(torch.equal(value, last[key]) for key, value in _weights(ema / "epoch=3.ckpt").items())
+    assert all(torch.equal(value, last[key]) for key, value in _weights(ema / "epoch3.ckpt").items())
     assert any(not torch.equal(value, last[key]) for key, value in _weights(plain / "last.ckpt").items())
 
 

@@ -31,7 +31,9 @@ __all__ = ["Parts", "assemble", "run"]
 
 log = logging.getLogger(__name__)
 
-ALLOWED = ("oodgen.", "torch.nn.", "torch.optim.", "pytorch_lightning.", "torchvision.transforms.")
+# What a config may name: the rooms whose things are built from configs, and no function that acts on files.
+ROOMS = tuple(f"oodgen.{room}." for room in ("models", "methods", "probes", "scores", "data"))
+ALLOWED = (*ROOMS, "torch.nn.", "torch.optim.", "pytorch_lightning.callbacks.", "pytorch_lightning.loggers.")
 KEYS = (
     "name paper paper_method seed smoke retrain runs checkpoint eval_seed snapshots notes "
     "data model method probes scores controls oracle trainer callbacks logger device inputs"

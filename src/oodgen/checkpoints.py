@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
+from oodgen.data.resident import Batch
 from oodgen.errors import UserError
 from oodgen.files import whole
 
@@ -31,25 +32,25 @@ class Checkpoints(Callback):
         self, folder: Path, seconds: float = 30, monitor: str = "val/bound", epochs: Sequence[int] = ()
     ) -> None:
         self.folder, self.seconds, self.monitor, self.epochs = folder, seconds, monitor, tuple(epochs)
-        self.best, self.saved_at, self.waiting = float("-inf"), time.monotonic(), False
+        self.best, self.step, self.saved_at = float("-inf"), 0, time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        self.best, self.step = state_dict["best"], state_dict["step"]
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Lightning forgets where its loader stood if a learning rate's course asked for the number of steps before
+        trainer.train_dataloader.load_state_dict({"step": self.step})
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.step = batch.step + 1
         # the last batch of an epoch is saved after its validation, or a resumed run would skip that validation
         if time.monotonic() - self.saved_at >= self.seconds and not trainer.is_last_batch:
-            self._save(trainer, "next")
-            self.waiting = True
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        # Lightning logs a step after its on_train_batch_end: only now is what the checkpoint counts in metrics.csv too
-        if self.waiting:
-            (self.folder / "next.ckpt").replace(self.folder / "last.ckpt")
-            self.waiting = False
+            self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         value = trainer.callback_metrics.get(self.monitor)
@@ -59,17 +60,16 @@ class Checkpoints(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.current_epoch + 1 in self.epochs:
-            self._save_weights(trainer, f"epoch={trainer.current_epoch + 1}")
-        self._save(trainer, "last")
+            self._save_weights(trainer, f"epoch{trainer.current_epoch + 1}")
+        self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._save(trainer, "last")
-        (self.folder / "next.ckpt").unlink(missing_ok=True)
+        self._save(trainer)
 
-    def _save(self, trainer: pl.Trainer, name: str) -> None:
-        with whole(self.folder / f"{name}.ckpt") as temporary:
+    def _save(self, trainer: pl.Trainer) -> None:
+        with whole(self.folder / "last.ckpt") as temporary:
             trainer.save_checkpoint(temporary, False)
-        self.saved_at, self.waiting = time.monotonic(), False
+        self.saved_at = time.monotonic()
 
     def _save_weights(self, trainer: pl.Trainer, name: str) -> None:
         module = trainer.lightning_module

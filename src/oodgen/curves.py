@@ -18,8 +18,6 @@ class Curves(Logger):
 
     Lightning's own CSVLogger deletes what an interrupted run had written. This one keeps it: the first row of a
     resumed run drops the rows that the interrupted one had written from that step on, and a half-written last line.
-    Lightning also repeats the last numbers at every step until there are new ones; a row that says nothing new is not
-    written.
 
     Arguments:
         path: The file.
@@ -31,7 +29,6 @@ class Curves(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path, self.rows, self.columns, self.fresh = path, list[dict[str, str]](), list[str](), True
-        self.said: dict[str, str] = {}
         if path.is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             reader = csv.DictReader(line for line in lines if line.endswith("\n"))
@@ -53,11 +50,7 @@ class Curves(Logger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         step = step or 0
-        numbers = {name: f"{value:.7g}" for name, value in metrics.items()}
-        if all(self.said.get(name) == value for name, value in numbers.items() if name != "epoch"):
-            return
-        self.said |= numbers
-        row = {"step": str(step)} | numbers
+        row = {"step": str(step)} | {name: f"{value:.7g}" for name, value in metrics.items()}
         new = [name for name in row if name not in self.columns]
         if self.fresh or new:
             kept = [old for old in self.rows if not self.fresh or int(old["step"]) < step]

@@ -77,8 +77,9 @@ def _run(options: argparse.Namespace) -> None:
     seconds = round(time.perf_counter() - start, 1)
     print(f"\n{seconds:.0f} s; load average {load:.1f} before, {os.getloadavg()[0]:.1f} after")
     if options.out:
-        kept = {"provenance": made | {"hardware": hardware}, "device": asdict(device), "batch": batch, "seconds": seconds}
-        write_text(options.out, json.dumps(kept | {"load": load, "sections": outcome}, indent=1) + "\n")
+        kept = {"provenance": made | {"hardware": hardware}, "device": asdict(device), "batch": batch}
+        kept |= {"seconds": seconds, "load": load, "sections": outcome}
+        write_text(options.out, json.dumps(kept, indent=1) + "\n")
 
 
 def _can_compile(gpu: bool) -> bool:

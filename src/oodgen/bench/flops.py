@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from oodgen.bench.subject import Bench, Step, images, method, name_of, settings
+from oodgen.bench.subject import Bench, Step, name_of, settings, subject
 from oodgen.bench.timing import Table, in_turns
 from oodgen.device import Device
 from oodgen.noise import RandomNoise
@@ -60,16 +60,13 @@ class Observed(TorchDispatchMode):
 def measure(bench: Bench) -> list[Table]:
     """Counts, achieved rates and ceilings of the first model; the ceilings of its dominant convolutions."""
     name, device = bench.models[0], bench.device.torch
-    subject = method(name)
-    model = subject.model.to(device)
-    x = images(bench.batch, model.shape, device)
+    method, model, x = subject(name, bench.batch, device)
     y = model.observe(x, RandomNoise())
-    model.initialise(y, RandomNoise())
     with torch.no_grad(), Observed() as observed, FlopCounterMode(display=False) as forward:
         model(y, RandomNoise())
     fp32 = next(iter(settings(bench.device).values()))
     with FlopCounterMode(display=False) as training:
-        Step(copy.deepcopy(model), subject.make_optimizer, fp32)(x)
+        Step(copy.deepcopy(model), method.make_optimizer, fp32)(x)
     flop, total = training.get_total_flops(), forward.get_total_flops()
     heaviest = sorted(observed.seen, key=lambda c: -c.flop * observed.seen[c])[:3]
 
@@ -77,7 +74,7 @@ def measure(bench: Bench) -> list[Table]:
     steps = {label: s for label, s in settings(bench.device).items() if s.channels_last == bench.device.channels_last}
     for label, setting in settings(bench.device).items():
         if label in steps:
-            calls[label] = partial(Step(copy.deepcopy(model), subject.make_optimizer, setting), x)
+            calls[label] = partial(Step(copy.deepcopy(model), method.make_optimizer, setting), x)
         for convolution in heaviest:
             calls[f"{label}: {convolution}"] = _pass(convolution, bench.batch, setting)
     timings = in_turns(calls, device, bench.effort)
@@ -94,13 +91,12 @@ def measure(bench: Bench) -> list[Table]:
         f"per image: forward {total / bench.batch / 1e9:.3g} GFLOP, training step {flop / bench.batch / 1e9:.3g} GFLOP",
         f"chosen by default: {name_of(bench.device)}; ceiling: the fastest of the convolutions below in that precision",
     ]
-    one = Table(f"Arithmetic: {name}, batch {bench.batch}", ("training step", "GFLOP/s", "ceiling", "reached"), rows, notes)
+    header: tuple[str, ...] = ("training step", "GFLOP/s", "ceiling", "reached")
+    counted = Table(f"Arithmetic: {name}, batch {bench.batch}", header, rows, notes)
+    share = {c: f"{c.flop * observed.seen[c] * bench.batch / total:.0%}" for c in heaviest}
     header = ("forward + backward", "of forward", *settings(bench.device))
-    shares = [
-        (str(c), f"{c.flop * observed.seen[c] * bench.batch / total:.0%}", *(rates[s, c] for s in settings(bench.device)))
-        for c in heaviest
-    ]
-    return [one, Table("Its dominant convolutions alone, GFLOP/s", header, shares)]
+    shapes = [(str(c), share[c], *(rates[label, c] for label in settings(bench.device))) for c in heaviest]
+    return [counted, Table("Its dominant convolutions alone, GFLOP/s", header, shapes)]
 
 
 def _pass(convolution: Convolution, batch: int, setting: Device) -> Callable[[], None]:

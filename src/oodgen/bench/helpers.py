@@ -1,6 +1,8 @@
 """What evaluation costs beside the model: bootstrap intervals and statistics of the image alone."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ def measure(bench: Bench, scores: int = 10_000, resamples: int = 1000, pictures:
     inlier, out = (np.random.default_rng(i).normal(i, 1, scores) for i in (0, 1))
     # smooth ones: noise does not compress, and coding it takes longer than coding pictures
     grey = torch.nn.functional.interpolate(images(pictures, (1, 7, 7), torch.device("cpu")), (28, 28), mode="bilinear")
-    calls = {
+    calls: dict[str, Callable[[], Any]] = {
         f"bootstrap, {scores:,} + {scores:,} scores, {resamples:,} resamples": partial(
             metrics.bootstrap, inlier, out, resamples
         ),

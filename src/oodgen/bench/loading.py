@@ -43,10 +43,11 @@ def measure(bench: Bench) -> list[Table]:
     options: dict[str, Any] = {"batch_size": bench.batch, "shuffle": True, "drop_last": True, "pin_memory": pin}
     resident = TrainLoader(Examples(x, device, x.nbytes), bench.batch, 0)
     workers = min(4, len(os.sched_getaffinity(0)))
+    tensors = DataLoader(TensorDataset(torch.tensor(x)), **options)
     several = DataLoader(Pictures(x), num_workers=workers, persistent_workers=True, **options)
     streams: dict[str, Iterator[Tensor]] = {
         "oodgen: resident": (batch.x for batch in _for_ever(resident)),
-        "TensorDataset + DataLoader": (batch for (batch,) in _for_ever(DataLoader(TensorDataset(torch.tensor(x)), **options))),
+        "TensorDataset + DataLoader": (batch for (batch,) in _for_ever(tensors)),
         "Pillow + DataLoader": _for_ever(DataLoader(Pictures(x), **options)),
         f"Pillow + DataLoader, {workers} workers": _for_ever(several),
     }

@@ -11,7 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from oodgen.bench.subject import Bench, Step, method
+from oodgen.bench.subject import Bench, Step, subject
 from oodgen.bench.timing import Effort, Table, clock
 from oodgen.checkpoints import Checkpoints
 from oodgen.data.catalog import Dataset
@@ -28,8 +28,10 @@ WARM = 2  # pairs not counted
 
 
 class Cost(NamedTuple):
-    """Seconds of a step of the real training, and of the same step with nothing around; and of one checkpoint."""
+    """Seconds of a step of the real training and of the same step with nothing around, averages over a few `steps`;
+    whether one of them logged; and seconds of one checkpoint."""
 
+    steps: int
     real: list[float]
     bare: list[float]
     logged: list[bool]
@@ -48,7 +50,7 @@ class Cost(NamedTuple):
     def logging(self) -> float:
         """Seconds that a step which logs takes longer, spread over the steps between."""
         extra = [out - self.typical for out, logged in zip(self.outside, self.logged, strict=True) if logged]
-        return max(0.0, median(extra)) / LOG_EVERY if extra else math.nan
+        return max(0.0, median(extra)) * self.steps / LOG_EVERY if extra else math.nan
 
 
 @final
@@ -107,7 +109,7 @@ def measure(bench: Bench) -> list[Table]:
     saving = costs[bench.models[0]].checkpoint / between
     total = (small.typical + (0 if math.isnan(small.logging) else small.logging)) / step + saving
     notes = [
-        f"outside: median over pairs of a real step minus the same step bare; a checkpoint is written every {between:g} s",
+        f"outside: median over pairs of a real step minus the same bare; a checkpoint is written every {between:g} s",
         f"the milliseconds of {bench.models[-1]} and a checkpoint are {total:.1%} of a step of {bench.models[0]}",
     ]
     header = ("model", "bare step ms", "outside ms", "outside", "logging ms/step", "checkpoint ms", "pairs")
@@ -115,19 +117,19 @@ def measure(bench: Bench) -> list[Table]:
 
 
 def _cost(bench: Bench, name: str) -> Cost:
-    subject = method(name)
+    method, model, _ = subject(name, bench.batch, bench.device.torch)
     gpu = bench.device.accelerator == "gpu"
     steps = 10 if gpu else 1  # a GPU is kept busy by several steps in flight; one at a time would forbid that
     pairs = 8 * bench.effort.most
     count = int((steps * pairs + 2) * bench.batch / 0.9)
-    dataset = Dataset("bench", tuple(subject.model.shape), {}, "", "", lambda root, split: (_random(count, subject), None))
+
+    def read(root: Path, split: str) -> tuple[np.ndarray, None]:
+        return np.random.default_rng(0).integers(0, 256, (count, *model.shape), dtype=np.uint8), None
+
+    dataset = Dataset("bench", model.shape, {}, "", "", read)
     watch = Alternate(bench.device, steps, bench.effort)
     options = {"max_steps": steps * pairs, "limit_val_batches": 0, "max_epochs": 1}
     with tempfile.TemporaryDirectory() as folder:
         data = OODDataModule(dataset, {}, root=folder, batch_size=bench.batch)
-        fit(subject, data, Path(folder) / "run", bench.device, options, [watch])
-    return Cost(watch.real[WARM:], watch.bare[WARM:], watch.logged[WARM:], watch.checkpoint)
-
-
-def _random(count: int, subject: MaximumLikelihood) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, *subject.model.shape), np.uint8)
+        fit(method, data, Path(folder) / "run", bench.device, options, [watch])
+    return Cost(steps, watch.real[WARM:], watch.bare[WARM:], watch.logged[WARM:], watch.checkpoint)

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from oodgen.bench.subject import Bench, images, method, name_of
+from oodgen.bench.subject import Bench, images, name_of, subject
 from oodgen.bench.timing import Table, in_turns
 from oodgen.models.density import Hierarchy
-from oodgen.noise import ExampleNoise, Noise, RandomNoise
+from oodgen.noise import ExampleNoise, Noise
 from oodgen.probes.bounds import Bounds
 
 __all__ = ["measure"]
@@ -47,10 +47,10 @@ def shared(model: Hierarchy, x: Tensor, noise: ExampleNoise, samples: int) -> Te
 def measure(bench: Bench) -> list[Table]:
     """One table, of the first model."""
     name, device = bench.models[0], bench.device.torch
-    model = method(name).model.to(device).eval()
-    bench.device.place(model)
-    x = images(bench.batch if bench.quick else Bounds().batch(model), model.shape, device)
-    model.initialise(model.observe(x[: bench.batch], RandomNoise()), RandomNoise())
+    _, model, x = subject(name, bench.batch, device)
+    bench.device.place(model.eval())
+    if not bench.quick:
+        x = images(Bounds().batch(model), model.shape, device)
     rows, limit = [], 3e-2 if bench.device.precision == "bf16" else 1e-4
     for samples in (1, 10):
         full = min(len(x), Bounds(samples, samples).batch(model))
@@ -62,10 +62,10 @@ def measure(bench: Bench) -> list[Table]:
                 timings = in_turns(calls, device, bench.effort._replace(seconds=bench.effort.seconds / 2))
             error = float(((given - expected).norm() / expected.norm()).cpu())
             if not error < limit:
-                raise AssertionError(f"shared scoring differs from naive scoring by {error:.1e} (S={samples}, batch {batch})")
+                raise AssertionError(f"shared and naive scores differ by {error:.1e} at S={samples}, batch {batch}")
             slow, fast = timings["naive"], timings["shared"]
             gain = slow.median / fast.median
             rows.append((f"S={samples}, batch {batch}", batch / slow.median, batch / fast.median, gain, f"{error:.0e}"))
-    notes = [f"{name_of(bench.device)}; difference: relative norm of all L>k, the same noise in both, limit {limit:.0e}"]
+    notes = [f"{name_of(bench.device)}; difference: relative norm of all L>k with the same noise, limit {limit:.0e}"]
     header = ("examples", "naive images/s", "shared images/s", "x naive", "difference")
     return [Table(f"Scoring: all L>k of {name}", header, rows, notes)]

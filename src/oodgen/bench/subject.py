@@ -12,12 +12,14 @@ from torch.optim import Optimizer
 
 from oodgen.bench.timing import Effort
 from oodgen.device import Device
+from oodgen.errors import UserError
 from oodgen.methods.likelihood import MaximumLikelihood
 from oodgen.models.density import Density
+from oodgen.models.hierarchy import BottomUpVAE
 from oodgen.noise import RandomNoise
 from oodgen.paths import config_dir
 
-__all__ = ["Bench", "Step", "images", "method", "name_of", "settings"]
+__all__ = ["Bench", "Step", "Subject", "images", "name_of", "settings", "subject"]
 
 
 class Bench(NamedTuple):
@@ -40,12 +42,33 @@ class Bench(NamedTuple):
     effort: Effort
 
 
-def method(model: str) -> MaximumLikelihood:
-    """The default method with a model of conf/model, freshly initialised."""
+class Subject(NamedTuple):
+    """A method with its model, on the device and initialised on x, a batch of uint8 images."""
+
+    method: MaximumLikelihood
+    model: BottomUpVAE
+    x: Tensor
+
+
+def subject(name: str, count: int, device: torch.device) -> Subject:
+    """The default method with a model of conf/model, and `count` random images.
+
+    Raises:
+        UserError: there is no such model, or it is no hierarchy.
+    """
+    if not (config_dir() / "model" / f"{name}.yaml").is_file():
+        there = ", ".join(sorted(path.stem for path in (config_dir() / "model").glob("*.yaml")))
+        raise UserError(f"--models {name!r} is no model; there are: {there}")
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = compose("run", [f"model={model}"])
+        config = compose("run", [f"model={name}"])
     torch.manual_seed(0)
-    return instantiate(config.method, _convert_="all")
+    method = instantiate(config.method, _convert_="all")
+    model = method.model.to(device)
+    if not isinstance(model, BottomUpVAE):
+        raise UserError(f"--models {name!r} is no hierarchy of latent variables, whose bounds could be scored")
+    x = images(count, model.shape, device)
+    model.initialise(model.observe(x, RandomNoise()), RandomNoise())
+    return Subject(method, model, x)
 
 
 def images(count: int, shape: tuple[int, ...], device: torch.device) -> Tensor:

@@ -6,9 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from oodgen.bench.subject import Bench, Step, images, method, name_of, settings
+from oodgen.bench.subject import Bench, Step, name_of, settings, subject
 from oodgen.bench.timing import Table, clock, in_turns
-from oodgen.noise import RandomNoise
 
 __all__ = ["measure"]
 
@@ -19,18 +18,15 @@ def measure(bench: Bench) -> list[Table]:
 
 
 def _model(bench: Bench, name: str) -> Table:
-    subject = method(name)
-    subject.model.to(bench.device.torch)
-    x = images(bench.batch, subject.model.shape, bench.device.torch)
-    subject.model.initialise(subject.model.observe(x, RandomNoise()), RandomNoise())
+    method, model, x = subject(name, bench.batch, bench.device.torch)
     variants: dict[str, Callable[[], Any]] = {
-        label: partial(Step(copy.deepcopy(subject.model), subject.make_optimizer, setting), x)
+        label: partial(Step(copy.deepcopy(model), method.make_optimizer, setting), x)
         for label, setting in settings(bench.device).items()
     }
     notes = []
     if bench.compile:
         compiled = replace(bench.device, compile=True)
-        step = Step(copy.deepcopy(subject.model), subject.make_optimizer, compiled)
+        step = Step(copy.deepcopy(model), method.make_optimizer, compiled)
         start = clock(bench.device.torch)
         step(x)
         notes.append(f"compiling took {clock(bench.device.torch) - start:.0f} s")
@@ -44,8 +40,8 @@ def _model(bench: Bench, name: str) -> Table:
     eager = {label: t for label, t in timings.items() if "compiled" not in label}
     fastest, chosen = min(eager, key=lambda label: eager[label].best), name_of(bench.device)
     gain = eager[chosen].best / eager[fastest].best
-    verdict = "the fastest here" if fastest == chosen else f"{fastest} was {gain:.2f} times as fast (by the best rounds)"
+    verdict = "the fastest here" if fastest == chosen else f"{fastest} was {gain:.2f} times as fast in its best round"
     notes.insert(0, f"chosen by default: {chosen}; {verdict}; {len(base.seconds)} rounds")
-    parameters = sum(p.numel() for p in subject.model.parameters())
+    parameters = sum(p.numel() for p in model.parameters())
     title = f"Training: {name} ({parameters:,} parameters), batch {bench.batch}"
     return Table(title, ("setting", "images/s", "x fp32", "best", "x fp32 best"), rows, notes)

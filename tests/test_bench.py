@@ -1,0 +1,118 @@
+"""The bench runs, prints every section, and its yardsticks measure what they say; no times are asserted."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from oodgen.bench import scoring
+from oodgen.bench.__main__ import SECTIONS, main
+from oodgen.bench.flops import Observed
+from oodgen.bench.scoring import naive, shared
+from oodgen.bench.subject import Bench, settings, subject
+from oodgen.bench.timing import Effort, Table, Timing, in_turns, text
+from oodgen.device import Device
+from oodgen.noise import ExampleNoise, RandomNoise
+
+CPU = torch.device("cpu")
+TINY = ["--quick", "--models", "hvae_tiny", "--batch", "4", "--device", "cpu", "--threads", "1"]
+
+
+def test_prints_every_section_and_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    main([*TINY, "--out", str(tmp_path / "bench.json")])
+    printed = capsys.readouterr().out
+    for title in ("Training:", "Scoring:", "Arithmetic:", "Training loop:", "Data:", "Evaluation beside the model"):
+        assert f"\n{title}" in printed
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert set(written["sections"]) == set(SECTIONS)
+    assert written["provenance"]["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert written["device"]["threads"] == 1
+    for tables in written["sections"].values():
+        for table in tables:
+            assert table["rows"]
+            assert all(len(row) == len(table["header"]) for row in table["rows"])
+
+
+def test_only_runs_what_is_asked(capsys: pytest.CaptureFixture) -> None:
+    main([*TINY, "--only", "helpers"])
+    printed = capsys.readouterr().out
+    assert "bootstrap" in printed
+    assert "Training" not in printed
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "names"), [("--only", "speed", "helpers"), ("--models", "vgg", "hvae_grey")]
+)
+def test_a_wrong_name_lists_what_there_is(option: str, value: str, names: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*TINY, option, value])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert repr(value) in error
+    assert names in error
+
+
+def test_variants_take_turns_in_turning_order() -> None:
+    calls: list[str] = []
+    timings = in_turns({n: lambda n=n: calls.append(n) for n in "abc"}, CPU, Effort(4, 4, 0, 1e-12))
+    assert "".join(calls[6:]) == "abccbaabccba"  # after two calls of each that do not count
+    assert all(len(t.seconds) == 4 for t in timings.values())
+    assert Timing([3.0, 1.0, 2.0, 9.0]).median == 2.5
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_naive_scoring_is_the_definition(samples: int) -> None:
+    _, model, x = subject("hvae_tiny", 3, CPU)
+    with torch.inference_mode():
+        noise = ExampleNoise(5, torch.arange(3))
+        given = naive(model.eval(), x, noise, samples)
+        y = model.observe(x, noise)
+        for k in range(model.depth):
+            draws = [
+                model.bounds(y[i : i + 1], ExampleNoise(5, torch.tensor([i]), s), (k,), (1,))[0].value.item()
+                for i in range(3)
+                for s in range(samples)
+            ]
+            expected = torch.tensor(draws).view(3, samples).mean(1)
+            torch.testing.assert_close(given[k], expected, rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(shared(model, x, noise, samples), given, rtol=1e-4, atol=1e-2)
+
+
+def test_scores_that_differ_stop_the_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = scoring.shared
+
+    def wrong(*arguments: object) -> torch.Tensor:
+        return 1.1 * right(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scoring, "shared", wrong)
+    device = Device("cpu", "32", threads=1).resolved()
+    with pytest.raises(AssertionError, match="differ"):
+        scoring.measure(Bench(device, ("hvae_tiny",), 2, False, True, Effort(1, 1, 0, 1e-9)))
+
+
+def test_the_observed_convolutions_are_the_arithmetic() -> None:
+    _, model, x = subject("hvae_tiny", 2, CPU)
+    y = model.observe(x, RandomNoise())
+    with torch.no_grad(), Observed() as observed, FlopCounterMode(display=False) as counter:
+        model(y, RandomNoise())
+    counted = counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
+    assert sum(2 * c.flop * n for c, n in observed.seen.items()) == counted
+    largest = max(observed.seen, key=lambda c: c.flop * observed.seen[c])
+    channels_out, channels_in, *kernel = largest.weight
+    assert largest.flop == 2 * channels_in * channels_out * kernel[0] * kernel[1] * largest.y[1] * largest.y[2]
+
+
+def test_settings_cover_both_precisions_and_formats() -> None:
+    device = Device("cpu", threads=1).resolved()
+    made = settings(device)
+    assert next(iter(made)) == "fp32"
+    assert len(set(made.values())) == 4
+    assert replace(device, compile=False) in made.values()
+
+
+def test_a_table_keeps_small_and_large_numbers_readable() -> None:
+    lines = text(Table("T", ("what", "n"), [("a", 12345.6), ("bb", 0.01234), ("c", 7)], ["so"])).splitlines()
+    assert [line.split() for line in lines[5:]] == [["a", "12,346"], ["bb", "0.0123"], ["c", "7"], ["so"]]
