@@ -82,5 +82,7 @@ def tiny_run(root: Path) -> list[str]:
             x[:, :, 8:20, 8:20] //= 8
             np.save(root / "prepared" / name / f"{split}.npy", x)
     options = "data=base +dataset@data.inlier=mnist +dataset@data.out.kmnist=kmnist +dataset@data.out.hflip=hflip"
-    layers = "model=hvae_tiny trainer.max_epochs=3 data.batch_size=16 method.warmup=2 method.decay=linear snapshots=[2,3]"
+    layers = (
+        "model=hvae_tiny trainer.max_epochs=3 data.batch_size=16 method.warmup=2 method.decay=linear snapshots=[2,3]"
+    )
     return [*options.split(), *layers.split(), f"data.root={root}", "device.accelerator=cpu", "device.precision=32"]

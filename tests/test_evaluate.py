@@ -103,7 +103,6 @@ def test_what_changes_evidence_gives_it_another_file(witness, change):
     assert len(list(witness.folder.iterdir())) == 2  # the first is still good
 
 
-@pytest.mark.xfail(strict=True, reason="evaluate.collect keys a made set by the hash of the set it was made from")
 def test_other_pixels_under_the_same_name_give_another_file(witness):
     # a transformation's options change what is made, and neither its name nor its origin
     made = [images("noise", seed=seed)._replace(origin="made from photos test", sha256="of photos") for seed in (0, 1)]
@@ -111,7 +110,6 @@ def test_other_pixels_under_the_same_name_give_another_file(witness):
     assert not torch.equal(*values)
 
 
-@pytest.mark.xfail(strict=True, reason="ImageStatistics has no repr of its own, so its key holds a memory address")
 def test_evidence_of_every_probe_is_found_again_by_another_process(witness):
     test = images()
     for probe in (Bounds(), ImageStatistics()):
@@ -278,9 +276,6 @@ def test_oracle_rows_take_the_best_level_of_each_out_set_and_say_so(table):
     assert not pick(found, score="none>k")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="evaluate.rows chooses the oracle's level on balanced subsets but reports full sets"
-)
 def test_the_oracle_is_never_below_the_levels_it_chooses_among():
     for seed in range(40):
         sets = {"photos": values(30, 0, seed), "digits": values(90, 0, seed + 100)}

@@ -29,7 +29,7 @@ ALLOWED = {
     "record": EVERYBODY,
     "device": EVERYBODY,
     "curves": EVERYBODY,
-    "checkpoints": EVERYBODY,
+    "checkpoints": [*EVERYBODY, "data.resident"],
     "figures": EVERYBODY,
     "tables": EVERYBODY,
     "page": [*EVERYBODY, "tables", "figures"],

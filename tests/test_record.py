@@ -85,7 +85,9 @@ def test_the_evaluation_is_the_same(override):
     assert record.folder_of(_config(override)) == record.folder_of(_config())
 
 
-@pytest.mark.parametrize("override", ["eval_seed=1", "~data.out.digits", "~scores.llr_ada", "seed=1", "checkpoint=best"])
+@pytest.mark.parametrize(
+    "override", ["eval_seed=1", "~data.out.digits", "~scores.llr_ada", "seed=1", "checkpoint=best"]
+)
 def test_the_evaluation_is_another(override):
     assert record.folder_of(_config(override)) != record.folder_of(_config())
 
@@ -149,7 +151,10 @@ def test_a_held_directory_is_refused_or_waited_for(tmp_path, capsys):
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write in .*file/run"), record.locked(tmp_path / "file" / "run", wait=True):
+    with (
+        pytest.raises(UserError, match=r"cannot write in .*file/run"),
+        record.locked(tmp_path / "file" / "run", wait=True),
+    ):
         raise AssertionError
 
 

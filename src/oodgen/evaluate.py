@@ -1,6 +1,7 @@
 """Probes x data sets -> evidence on disk -> scores -> tidy rows."""
 
 import csv
+import hashlib
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -75,10 +76,12 @@ class Witness(NamedTuple):
 def collect(witness: Witness, probes: Mapping[str, Probe], test: TestSet) -> dict[str, Tensor]:
     """The evidence of all probes on one set, named `<probe>/<name>`, from disk where it is there already."""
     evidence: dict[str, Tensor] = {}
+    # of the pixels themselves: what a transformation made is not named by the file it was made from
+    pixels = hashlib.sha256(np.ascontiguousarray(test.x).data).hexdigest()
     for name, probe in probes.items():
         key = {
             "probe": f"{type(probe).__module__}.{probe!r}",
-            "set": [test.name, test.origin, test.sha256, len(test.x), witness.preprocessing],
+            "set": [test.name, test.origin, pixels, len(test.x), witness.preprocessing],
             "weights": witness.weights,
             "seed": witness.seed,
             "precision": witness.device.precision,
@@ -167,12 +170,12 @@ def rows(
             else:
                 found += _pair(who, inlier, out, name, *_balanced(a, b), "balanced")
         for name, among in oracle.items():
-            aurocs = {row.score: row.value for row in found if row.out == out and row.metric == "auroc"}
+            full = [row for row in found if (row.out, row.protocol) == (out, "full")]
+            aurocs = {row.score: row.value for row in full if row.metric == "auroc"}
             there = [other for other in among if other in aurocs]
             if there:
                 best = max(there, key=aurocs.__getitem__)
-                chosen = [row for row in found if (row.out, row.score, row.protocol) == (out, best, "full")]
-                found += [row._replace(score=name, protocol="oracle") for row in chosen]
+                found += [row._replace(score=name, protocol="oracle") for row in full if row.score == best]
     return found
 
 

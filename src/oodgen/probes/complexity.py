@@ -7,6 +7,7 @@ import io
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,7 @@ __all__ = ["ImageStatistics", "compressed_bits", "statistics"]
 MODES = {1: "L", 3: "RGB"}
 
 
+@dataclass(frozen=True)  # for its repr, which names stored evidence
 class ImageStatistics:
     """Probe of the image alone: mean, entropy, total_variation, png_bits and jpeg2000_bits, each (B,) float32."""
 

@@ -1,0 +1,134 @@
+"""A grid of cells: a failed one is recorded and named, the others finish, and nothing is done twice."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from oodgen import device, run
+
+FAST = ["smoke=true", "model=hvae_tiny", "+experiment=quickstart", "device.accelerator=cpu"]
+
+
+def _states(runs: Path) -> list[str]:
+    return sorted(json.loads(path.read_text())["state"] for path in runs.glob("smoke/eval/*/*/state.json"))
+
+
+def _trained(runs: Path) -> dict[str, int]:
+    paths = runs.glob("smoke/train/*/checkpoints/last.ckpt")
+    return {path.parts[-3]: path.stat().st_mtime_ns for path in paths}
+
+
+def test_a_failed_cell_is_named_and_the_others_finish(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grid = ["-m", *FAST, "seed=0,1", "method.decay=constant,crooked"]
+    ended = command(*grid)
+    assert ended.code == 2
+    assert ended.err.splitlines()[-1] == (
+        "oodgen: 2 of 4 cells failed: seed=0 method.decay=crooked; seed=1 method.decay=crooked"
+    )
+    assert ended.err.count("failed: method.decay='crooked' is not one of") == 2
+    assert "Traceback" not in ended.err and "Error executing job" not in ended.err
+    assert _states(tmp_path / "runs") == ["done", "done", "failed", "failed"]
+    trained = _trained(tmp_path / "runs")
+    again = command(*grid)
+    assert (again.code, again.err.count("found finished"), again.err.count("scored")) == (2, 2, 0)
+    assert _trained(tmp_path / "runs") == trained
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+
+
+def test_cells_of_one_training_share_it(command, tmp_path):
+    ended = command("-m", *FAST, "name=one,two", "eval_seed=0,1")
+    assert ended.code == 0, ended.err
+    assert _states(tmp_path / "runs") == ["done"] * 4
+    assert len(_trained(tmp_path / "runs")) == 1
+    assert ended.err.count("found trained") == 3
+    trained = _trained(tmp_path / "runs")
+    # another out set: nothing is trained, and what was asked before is read from disk
+    asked = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.safetensors")}
+    more = command(*FAST, "name=one", "+dataset@data.out.kmnist=kmnist")
+    assert more.code == 0 and _trained(tmp_path / "runs") == trained
+    assert all(path.stat().st_mtime_ns == then for path, then in asked.items())
+    new = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "runs").rglob("evidence/*.safetensors")} - {
+        path.name.rsplit("-", 1)[0] for path in asked
+    }
+    assert new == {"bounds-kmnist", "image-kmnist"}
+
+
+def test_wandb_runs_are_not_shared(command, tmp_path, monkeypatch):
+    for name in ("WANDB_DIR", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
+    monkeypatch.delenv("WANDB_DIR")
+    ended = command("-m", *FAST, "seed=0,1", "logger=wandb")
+    assert ended.code == 0, ended.err
+    import wandb
+
+    assert wandb.run is None
+    assert len(list((tmp_path / "runs").rglob("offline-run-*/*.wandb"))) == 2
+
+
+def test_joblib_runs_cells_side_by_side(tmp_path):
+    environment = os.environ | {"OODGEN_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
+    environment.pop("HYDRA_FULL_ERROR", None)
+    words = ["-m", *FAST, "seed=0,1", "method.decay=constant,crooked", "hydra/launcher=joblib"]
+    call = [sys.executable, "-m", "oodgen.run", *words, "hydra.launcher.n_jobs=2"]
+    ended = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("oodgen: 2 of 4 cells failed: seed=0 method.decay=crooked; seed=1")
+    assert "Traceback" not in ended.stderr
+    assert _states(tmp_path / "runs") == ["done", "done", "failed", "failed"]
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+    # the parent of a sweep starts without torch, and a finished cell does too
+    again = subprocess.run([*call[:3], *FAST, "seed=1"], capture_output=True, text=True, env=environment, check=False)
+    assert again.returncode == 0 and "found finished" in again.stderr
+
+
+def test_jobs_are_as_many_as_gpus(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,5")
+    assert run._jobs() == 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert run._jobs() == min(2, len(os.sched_getaffinity(0)))
+
+
+@pytest.fixture
+def gpus(monkeypatch, tmp_path):
+    """Three GPUs that are not there; the list of those taken."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(device, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return taken
+
+
+def test_each_job_takes_a_gpu_of_its_own(gpus):
+    with device.one_gpu(), device.one_gpu(), device.one_gpu():
+        assert gpus == [0, 1, 2]
+        with device.one_gpu():
+            assert gpus == [0, 1, 2], "a fourth job shares the current one"
+    with device.one_gpu():
+        assert gpus[-1] == 0, "given back"
+
+
+def test_a_failed_job_gives_its_gpu_back(gpus):
+    with pytest.raises(ValueError, match="no"), device.one_gpu():
+        raise ValueError("no")
+    with device.one_gpu():
+        assert gpus == [0, 0]
+
+
+def test_a_gpu_is_the_same_under_another_index(gpus, monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7, 5,6")
+    with FileLock(tmp_path / f"oodgen-{os.getuid()}-gpu-7.lock"), device.one_gpu():
+        assert gpus == [1]
+
+
+def test_one_gpu_needs_no_lock(gpus, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with device.one_gpu(), device.one_gpu():
+        assert gpus == [] and not list(tmp_path.iterdir())
