@@ -36,12 +36,13 @@ ALLOWED = {
     "report": [*EVERYBODY, "tables", "figures", "page"],
     "evaluate": [
         *EVERYBODY, "metrics", "record", "device", "models.density", "probes.probe", "data.module", "data.resident",
+        "tables",
     ],
     "train": [*EVERYBODY, "checkpoints", "curves", "device", "data.module"],
 }  # fmt: skip
 # The ends of a run, which only each other may know.
 ENDS = ["cell", "run", "score", "detector", "bench.*", "report"]
-STARTS_WITHOUT_TORCH = ["run", "report", "data.__main__"]
+STARTS_WITHOUT_TORCH = ["run", "report", "score", "dashboard", "data.__main__"]
 
 
 def name_of(path):

@@ -1,4 +1,4 @@
-"""The sets of an experiment: carved alike for every seed, prepared alike in every role, refused when they do not fit."""
+"""The sets of an experiment: carved alike for every seed, prepared alike in every role, refused if they do not fit."""
 
 from pathlib import Path
 

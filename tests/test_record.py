@@ -4,6 +4,8 @@ import copy
 import json
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from filelock import FileLock
@@ -141,12 +143,23 @@ def test_a_damaged_state_is_named(tmp_path, text):
 
 
 def test_a_held_directory_is_refused_or_waited_for(tmp_path, capsys):
-    with FileLock(tmp_path / ".lock"):
-        with pytest.raises(UserError, match="in use by another process"), record.locked(tmp_path, wait=False):
-            raise AssertionError
+    taken = threading.Event()
+
+    def hold() -> None:
+        with FileLock(tmp_path / ".lock"):
+            taken.set()
+            time.sleep(1)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    taken.wait()
+    with pytest.raises(UserError, match="in use by another process"), record.locked(tmp_path, wait=False):
+        raise AssertionError
     with record.locked(tmp_path, wait=True):
-        pass
-    assert capsys.readouterr().err == ""
+        assert "waiting for another process" in capsys.readouterr().err
+    other.join()
+    with record.locked(tmp_path, wait=False):
+        assert capsys.readouterr().err == ""
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):

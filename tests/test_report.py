@@ -6,15 +6,18 @@ import subprocess
 import sys
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from oodgen import report, tables
+from oodgen.paths import config_dir
 
 
 def make(root, experiment="e", name="aaaaaa", seed=0, state="done", auroc=0.5, config="", why=None, paper=None):
     folder = root / "eval" / experiment / name
     folder.mkdir(parents=True)
     (folder / "state.json").write_text(json.dumps({"state": state, "why": why}))
-    (folder / "config.yaml").write_text(f"seed: {seed}\nrun_dir: somewhere/{name}\n{config}")
+    (folder / "config.yaml").write_text(f"seed: {seed}\ndata: {{seed: {seed}, root: {root}}}\n{config}")
     if state == "done":
         record = {"experiment": experiment, "fingerprint": name, "seed": seed, "method": "hvae", "paper": paper}
         (folder / "record.json").write_text(json.dumps(record))
@@ -58,6 +61,38 @@ def test_changed_options_are_never_averaged_with_the_experiment(tmp_path, capsys
     report.main([str(tmp_path)])
     out = capsys.readouterr().out
     assert "## e (model.width=16)" in out and "## e (model.width=32)" in out and "±" not in out
+
+
+def test_what_does_not_follow_the_seed_is_an_option_and_so_are_callbacks(tmp_path, capsys):
+    make(tmp_path, name="aaaaaa", seed=0, config="method: {seed: 0}\ncallbacks: {}\nlogger: {}")
+    make(tmp_path, name="bbbbbb", seed=1, config="method: {seed: 1}\ncallbacks: {}\nlogger: {wandb: {name: b}}")
+    report.main([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "seeds 0, 1" in out and out.count("\n## ") == 1
+    make(tmp_path, name="cccccc", seed=2, config="method: {seed: 7}\ncallbacks: {ema: {decay: 0.9}}\nlogger: {}")
+    report.main([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "callbacks.ema.decay=0.9" in out and "method.seed=7" in out and "±" not in out
+
+
+def test_two_seeds_of_a_real_config_are_one_experiment(tmp_path, capsys):
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        for seed in (0, 1):
+            made = OmegaConf.to_container(compose("run", ["+experiment=quickstart", f"seed={seed}"]), resolve=True)
+            folder = make(tmp_path, name=f"aaaaa{seed}", seed=seed, auroc=0.8 + 0.1 * seed)
+            (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(made)))
+    report.main([str(tmp_path)])
+    assert "0.850 ± 0.071" in capsys.readouterr().out
+
+
+def test_trainings_are_no_runs_and_smoke_runs_are_called_so(tmp_path, capsys):
+    make(tmp_path / "smoke", config="smoke: true")
+    training = tmp_path / "smoke" / "train" / "ffffff"
+    training.mkdir(parents=True)
+    (training / "state.json").write_text('{"state": "done", "why": null}')
+    (training / "config.yaml").write_text("seed: 0\n")
+    assert report.main([str(tmp_path)]) == 0
+    assert "## e (smoke: random images)" in capsys.readouterr().out
 
 
 def test_the_same_seed_twice_is_two_tables_named_by_their_folders(tmp_path, capsys):

@@ -23,7 +23,13 @@ def _loader(resident: int = 10**9, x: np.ndarray = X, rows: np.ndarray | None = 
 
 
 def _same(a: Batch, b: Batch) -> bool:
-    tensors = [(a.x, b.x), (a.index, b.index), (a.y, b.y), (a.negative, b.negative), *zip(a.auxiliary, b.auxiliary)]
+    tensors = [
+        (a.x, b.x),
+        (a.index, b.index),
+        (a.y, b.y),
+        (a.negative, b.negative),
+        *zip(a.auxiliary, b.auxiliary, strict=True),
+    ]
     return a.step == b.step and all(torch.equal(x, y) for x, y in tensors)
 
 

@@ -84,7 +84,13 @@ def test_joblib_runs_cells_side_by_side(tmp_path):
     assert _states(tmp_path / "runs") == ["done", "done", "failed", "failed"]
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
     # the parent of a sweep starts without torch, and a finished cell does too
-    again = subprocess.run([*call[:3], *FAST, "seed=1"], capture_output=True, text=True, env=environment, check=False)
+    again = subprocess.run(
+        [*call[:3], *FAST, "seed=1", "method.decay=constant"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     assert again.returncode == 0 and "found finished" in again.stderr
 
 

@@ -90,6 +90,14 @@ def test_scores_then_oracle_then_controls_and_levels_count_as_numbers():
     assert [line.kind for line in lines] == ["score"] * 4 + ["oracle", "control"]
 
 
+def test_a_variant_of_a_score_stands_below_it_and_says_what_it_is():
+    scores = ("llr>2", "kl_1", "llr>1 iw", "llr_ada mode", "llr>1", "llr_ada")
+    lines = tables.pivot(tables.aggregate([row(s, 0.5) for s in scores])).lines
+    assert [li.entries[0].text for li in lines] == ["llr>1", "llr>1 iw", "llr>2", "llr_ada", "llr_ada mode", "kl_1"]
+    assert tables.gloss("llr>1 iw") == "ratio: l>1 against l>0, with the importance-weighted l>0"
+    assert tables.gloss("llr>1 mine") == tables.gloss("mine iw") == ""
+
+
 def test_best_is_of_the_honest_scores_and_ties_as_shown_share_it():
     table = tables.pivot(many())
     column = table.head.index("mnist")
@@ -117,6 +125,8 @@ def test_the_paper_answers_with_every_sample_count_once():
     (cell,) = tables.aggregate([row("l>0", 0.9)])
     (once,) = tables.lookup(printed, cell, "hvae")
     assert once.value == 0.268 and once.table == "table2, table7"
+    (weighted,) = tables.aggregate([row("llr>1 iw", 0.9)])
+    assert tables.lookup(printed, weighted, "hvae") == found
     assert not tables.lookup(printed, cell, "glow"), "another method's number is no answer"
 
 

@@ -34,10 +34,13 @@ log = logging.getLogger(__name__)
 # What a config may name: the rooms whose things are built from configs, and no function that acts on files.
 ROOMS = tuple(f"oodgen.{room}." for room in ("models", "methods", "probes", "scores", "data"))
 ALLOWED = (*ROOMS, "torch.nn.", "torch.optim.", "pytorch_lightning.callbacks.", "pytorch_lightning.loggers.")
+# fmt: off
 KEYS = (
-    "name paper paper_method seed smoke retrain runs checkpoint eval_seed snapshots notes "
-    "data model method probes scores controls oracle trainer callbacks logger device inputs"
-).split()
+    "name", "paper", "paper_method", "seed", "smoke", "retrain", "runs", "checkpoint", "eval_seed", "snapshots",
+    "notes", "data", "model", "method", "probes", "scores", "controls", "oracle", "trainer", "callbacks", "logger",
+    "device", "inputs",
+)
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Parts:
 
     config: dict[str, Any]
     data: OODDataModule
-    method: pl.LightningModule
+    method: Any  # a LightningModule with a model
     probes: dict[str, Any]
     scores: dict[str, Any]
     device: Device

@@ -1,5 +1,6 @@
 """Checkpoints of a training: written whole or not at all, the last one to resume from, the best and some to score."""
 
+import io
 import re
 import time
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Lightning forgets where its loader stood if a learning rate's course asked for the number of steps before
-        trainer.train_dataloader.load_state_dict({"step": self.step})
+        trainer.train_dataloader.load_state_dict({"step": self.step})  # type: ignore[union-attr]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -82,9 +83,10 @@ class Checkpoints(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             callback.on_save_checkpoint(trainer, module, content)
         module.on_save_checkpoint(content)
-        kept = {key: content[key] for key in ("state_dict", "epoch", "global_step")}
-        with whole(self.folder / f"{name}.ckpt") as temporary, temporary.open("wb") as file:
-            torch.save(kept, file)
+        bytes_ = io.BytesIO()  # torch writing to a full disk hides that it is full
+        torch.save({key: content[key] for key in ("state_dict", "epoch", "global_step")}, bytes_)
+        with whole(self.folder / f"{name}.ckpt") as temporary:
+            temporary.write_bytes(bytes_.getbuffer())
 
 
 def find(folder: Path, name: str) -> Path:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,33 +25,13 @@ from oodgen.models.density import Hierarchy
 from oodgen.noise import ExampleNoise
 from oodgen.probes.probe import Evidence, Probe
 from oodgen.record import digest
+from oodgen.tables import Row
 
-__all__ = ["COLUMNS", "Row", "Witness", "collect", "fit_scores", "reconstructions", "rows", "score", "write_rows"]
+__all__ = ["Witness", "collect", "fit_scores", "reconstructions", "rows", "score", "write_rows"]
 
 log = logging.getLogger(__name__)
 
 Score = Callable[[Evidence], Tensor]
-
-
-class Row(NamedTuple):
-    """One line of results.csv."""
-
-    experiment: str
-    fingerprint: str
-    seed: int
-    inlier: str
-    out: str
-    score: str
-    metric: str
-    value: float
-    low: float | None
-    high: float | None
-    protocol: str
-    n_in: int
-    n_out: int
-
-
-COLUMNS = Row._fields
 
 
 class Witness(NamedTuple):
@@ -119,7 +100,9 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 def fit_scores(scores: Mapping[str, Any], reference: Evidence) -> dict[str, Score]:
     """Scores that need a reference, fitted on inlier validation evidence; the others as they are."""
-    return {name: score.fit(reference) if callable(getattr(score, "fit", None)) else score for name, score in scores.items()}
+    return {
+        name: score.fit(reference) if callable(getattr(score, "fit", None)) else score for name, score in scores.items()
+    }
 
 
 def score(scores: Mapping[str, Score], evidence: Evidence) -> dict[str, np.ndarray]:
@@ -134,7 +117,9 @@ def score(scores: Mapping[str, Score], evidence: Evidence) -> dict[str, np.ndarr
             values[name] = function(evidence).double().numpy()
         except (KeyError, IndexError) as error:
             given = ", ".join(sorted(evidence))
-            raise UserError(f"score {name!r} asks for {error} which the probes did not give; there are: {given}") from error
+            raise UserError(
+                f"score {name!r} asks for {error} which the probes did not give; there are: {given}"
+            ) from error
     return values
 
 
@@ -159,7 +144,7 @@ def rows(
             if name.startswith("l>"):
                 nats, n = -values.mean(), len(values)
                 for metric, value in (("nats", nats), ("bpd", -nats / pixels / np.log(2))):
-                    found.append(Row(*who, inlier, out, name, metric, value, None, None, "full", n, n))
+                    found.append(Row(*who, inlier, out, name, metric, value, math.nan, math.nan, "full", n, n))
     for out in outs:
         for name in scores[inlier]:
             a, b = scores[inlier][name], scores[out][name]
@@ -206,9 +191,10 @@ def write_rows(path: Path, found: Sequence[Row]) -> None:
     """results.csv, whole or not at all."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(Row._fields)
     for row in found:
-        writer.writerow(["" if x is None else f"{x:.6g}" if isinstance(x, float) else x for x in row])
+        numbers = (f"{x:.6g}" if isinstance(x, float) and not math.isnan(x) else x for x in row)
+        writer.writerow("" if x != x else x for x in numbers)
     write_text(path, text.getvalue())
 
 
@@ -222,7 +208,7 @@ def write_scores(folder: Path, scores: Mapping[str, Mapping[str, np.ndarray]]) -
 
 @torch.inference_mode()
 def reconstructions(witness: Witness, sets: Mapping[str, TestSet], count: int = 8) -> dict[str, np.ndarray]:
-    """The first examples of each set and what the model makes of them from z_{>k}, k = 0..L-1: uint8 (1 + L, n, C, H, W)."""
+    """The first examples of each set and what the model makes of its z_{>k}, k = 0..L-1: uint8 (1 + L, n, C, H, W)."""
     model = witness.model
     if not isinstance(model, Hierarchy):
         return {}
@@ -232,6 +218,8 @@ def reconstructions(witness: Witness, sets: Mapping[str, TestSet], count: int = 
         noise = ExampleNoise(witness.seed, torch.arange(len(x)))
         with witness.device.autocast():
             y = model.observe(x, noise)
-            levels = [(model.reconstruct(y, noise, k) * 255).round().clamp(0, 255).to(torch.uint8) for k in range(model.depth)]
+            levels = [
+                (model.reconstruct(y, noise, k) * 255).round().clamp(0, 255).to(torch.uint8) for k in range(model.depth)
+            ]
         pictures[name] = torch.stack([x, *levels]).cpu().numpy()
     return pictures

@@ -19,8 +19,9 @@ from oodgen.files import write_text
 
 __all__ = ["Experiment", "Run", "collect", "experiments", "main", "write"]
 
-# What may differ between two runs of one experiment without making them different experiments.
-INCIDENTAL = ("seed", "hydra", "logger", "callbacks", "record", "paths", "runs", "retrain")
+# Options that may differ between two runs of one experiment without making them different experiments: each is named by
+# its place in the config and stands for all below it. What follows `seed` is found by its value.
+INCIDENTAL = ("seed", "logger", "runs", "retrain", "notes", "data.root", "device.threads")
 
 
 class Run(NamedTuple):
@@ -50,7 +51,7 @@ def collect(root: Path) -> tuple[list[Run], list[str]]:
         raise UserError(f"no folder {root}; give the one that `python -m oodgen.run` writes to")
     runs, skipped = [], []
     for path in sorted((root / "eval" if (root / "eval").is_dir() else root).rglob("state.json")):
-        if not (path.parent / "record.json").exists() and not (path.parent / "config.yaml").exists():
+        if _is_training(path.parent) or not any((path.parent / n).exists() for n in ("record.json", "config.yaml")):
             continue
         state = page.read_json(path)
         if state.get("state") == "done":
@@ -64,6 +65,12 @@ def collect(root: Path) -> tuple[list[Run], list[str]]:
             f"no finished run in {root}{others}; run an experiment first: python -m oodgen.run +experiment=quickstart"
         )
     return runs, skipped
+
+
+def _is_training(folder: Path) -> bool:
+    """Whether a run's directory is runs/train/<fingerprint>, and not runs/eval/train/<hash>."""
+    kind, root = folder.resolve().parts[-2], folder.resolve().parts[-3:-2]
+    return kind == "train" and root != ("eval",)
 
 
 def _run(folder: Path) -> Run:
@@ -88,7 +95,8 @@ def experiments(runs: Sequence[Run]) -> list[Experiment]:
     """Runs grouped by experiment; one with changed options is a group of its own, named by what was changed."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.record["experiment"], []).append(run)
+        smoke = " (smoke: random images)" if run.config.get("smoke") == "True" else ""
+        groups.setdefault(run.record["experiment"] + smoke, []).append(run)
     found = []
     for name, group in groups.items():
         for label, members in _variants(group).items():
@@ -99,10 +107,8 @@ def experiments(runs: Sequence[Run]) -> list[Experiment]:
 
 
 def _variants(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    keys = {key for run in runs for key in run.config if key.split(".")[0] not in INCIDENTAL}
-    # a path that carries the run's own name differs by design
-    keys = {k for k in keys if not any(n in run.config.get(k, "") for run in runs for n in _own_names(run))}
-    differ = sorted(k for k in keys if len({run.config.get(k) for run in runs}) > 1)
+    keys = {key for run in runs for key in run.config if not f"{key}.".startswith(tuple(f"{i}." for i in INCIDENTAL))}
+    differ = sorted(k for k in keys if len({run.config.get(k) for run in runs}) > 1 and not _follows_seed(k, runs))
     variants: dict[str, list[Run]] = {}
     for run in runs:
         label = ", ".join(f"{key}={run.config.get(key, 'unset')}" for key in differ)
@@ -118,8 +124,9 @@ def _variants(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return named
 
 
-def _own_names(run: Run) -> list[str]:
-    return [name for name in (run.folder.name, str(run.record.get("fingerprint") or "")) if len(name) >= 6]
+def _follows_seed(key: str, runs: Sequence[Run]) -> bool:
+    """Whether an option is the run's seed once more, as data.seed and method.seed are in a resolved config."""
+    return key.endswith(".seed") and all(run.config.get(key) == str(run.record["seed"]) for run in runs)
 
 
 def _counts(skipped: Sequence[str]) -> str:
@@ -166,7 +173,7 @@ def write(root: Path, out: Path, papers: Sequence[Path]) -> str:
             ["Beside the printed numbers (S importance samples):", "", tables.markdown(beside)] if beside.lines else []
         )
         latex += [f"% {group.name}: AUROC, {meta}", tables.latex(main)]
-        pages = [(run.record["seed"], run.folder / "report.html") for run in group.runs]
+        pages = sorted((run.record["seed"], run.folder / "report.html") for run in group.runs)
         links = [(seed, Path(os.path.relpath(path, out)).as_posix()) for seed, path in pages if path.is_file()]
         sections.append(
             {"name": group.name, "meta": meta, "verdict": sentences, "main": main, "beside": beside, "links": links}
@@ -216,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(write(options.runs, out, options.paper))
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"oodgen: {error}", file=sys.stderr)
         return 2
     print(f"page: {out / 'report.html'}", file=sys.stderr)
     return 0

@@ -14,8 +14,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, NoReturn
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.errors import OverrideParseException
 from hydra.types import RunMode
+from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
 from omegaconf import DictConfig, OmegaConf
 
 from oodgen import record, tables
@@ -57,6 +61,10 @@ def _jobs() -> int:
 
 OmegaConf.register_new_resolver("folder", _folder, replace=True)
 OmegaConf.register_new_resolver("jobs", _jobs, replace=True)
+Plugins.instance()  # stores the joblib launcher's config, whose default is a job for each core
+joblib = OmegaConf.structured(JobLibLauncherConf)
+joblib.n_jobs = "${jobs:}"
+ConfigStore.instance().store(group="hydra/launcher", name="joblib", node=joblib, provider="oodgen")
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="run")
@@ -165,6 +173,8 @@ def _line(error: BaseException) -> str:
         return (
             f"cannot write {error.filename}: {error.strerror}; free some space or choose another folder with runs=DIR"
         )
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} is not of the form key=value: {error}".split(" See https")[0].replace("\n", " ")
     lines = [line.strip() for line in str(error).split("\nConfig search path:")[0].splitlines()]
     return " ".join(filter(None, lines)) or type(error).__name__
 

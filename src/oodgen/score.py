@@ -108,6 +108,7 @@ def _run(options: argparse.Namespace) -> int:
     detector = Detector.load(options.run, options.score, options.device)
     if len(detector.conversion.shape) != 3:
         raise UserError(f"{options.run} was trained on rows of numbers; this command scores image files")
+    detector.check(options.false_alarm)
     counts = {"in": 0, "OUT": 0, "unreadable": 0}
     with ExitStack() as stack:
         sink: _Sink = _table

@@ -4,9 +4,10 @@ A row is one number of one run, a cell is one number of one experiment (a row, o
 laid out for reading. HTML is made from the same tables by `templates/tables.html`.
 
 How a cell finds its printed numbers: same inlier set (`in`), same `out`, same method slug, same metric, same score. A
-paper's `log_p` of a variational model is its bound, so it answers to `l>0`. The sample count is not matched, since it
-is not part of a score's name here: every printed count is listed with its number. A number that two tables of a paper
-print alike is listed once. Percentages become fractions by the table's unit.
+paper's `log_p` of a variational model is its bound, so it answers to `l>0`. Papers do not tell `llr>1` from
+`llr>1 iw`, which takes the importance-weighted bound, so both find the same numbers. The sample count is not matched,
+since it is not part of a score's name here: every printed count is listed with its number. A number that two tables of
+a paper print alike is listed once. Percentages become fractions by the table's unit.
 """
 
 import csv
@@ -51,7 +52,7 @@ LOWER_IS_BETTER = ("fpr80", "fpr95", "bpd")
 
 
 class Row(NamedTuple):
-    """One number of one run, as in results.csv."""
+    """One number of one run, as in results.csv; `low` and `high` (bootstrap) are nan where there is no interval."""
 
     experiment: str
     fingerprint: str
@@ -190,14 +191,26 @@ def main_protocol(cells: Sequence[Cell]) -> str:
 _ORDER = ("l>", "llr>", "llr_ada", "llr_rule", "", "kl_", "complexity")
 
 
+# A word after a score's name says in what it differs from that score.
+_VARIANTS = {
+    "iw": "with the importance-weighted l>0",
+    "gap": "without the KL",
+    "mode": "lower levels by their mode",
+}
+
+
 def _rank(score: str) -> tuple[int, int, str]:
-    stem, level = re.fullmatch(r"(.*?)(\d*)", score, re.DOTALL).groups()  # type: ignore[union-attr]
-    family = stem if stem in ("l>", "llr>", "kl_") else "complexity" if score.startswith("complexity") else score
+    name = score.split(" ")[0]
+    stem, level = re.fullmatch(r"(.*?)(\d*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
+    family = stem if stem in ("l>", "llr>", "kl_") else "complexity" if name.startswith("complexity") else name
     return _ORDER.index(family if family in _ORDER else ""), int(level or 0), score
 
 
 def gloss(score: str) -> str:
     """What a score is, in a few words; empty for a score not known here."""
+    name, _, variant = score.partition(" ")
+    if variant:
+        return f"{gloss(name)}, {_VARIANTS[variant]}" if gloss(name) and variant in _VARIANTS else ""
     stem, level = re.fullmatch(r"(.*?)(\d*)", score, re.DOTALL).groups()  # type: ignore[union-attr]
     families = {
         "l>": "plain likelihood" if level == "0" else f"bound of the levels above {level}",
@@ -213,6 +226,7 @@ def gloss(score: str) -> str:
         "control:entropy": "entropy of the pixels",
         "control:total_variation": "total variation",
         "control:png_bits": "compressed size",
+        "control:jpeg2000_bits": "compressed size, JPEG 2000",
     }
     return words.get(score, families.get(stem, "") if level else "")
 
@@ -311,7 +325,7 @@ def read_paper(path: Path) -> list[Printed]:
 
 def lookup(printed: Iterable[Printed], cell: Cell, method: str) -> list[Printed]:
     """The printed numbers that answer to a cell, each once, by the rule at the head of this file."""
-    wanted = (cell.inlier, cell.out, method, cell.score, cell.metric)
+    wanted = (cell.inlier, cell.out, method, cell.score.removesuffix(" iw"), cell.metric)
     found: dict[tuple[str, str, float, bool], Printed] = {}
     for item in printed:
         if (item.inlier, item.out, item.method, item.score, item.metric) == wanted:

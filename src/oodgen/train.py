@@ -13,9 +13,9 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from oodgen.checkpoints import Checkpoints, read_checkpoint
+from oodgen.checkpoints import Checkpoints, load_weights, read_checkpoint
 from oodgen.curves import Curves
 from oodgen.data.module import OODDataModule
 from oodgen.device import Device
@@ -73,13 +73,15 @@ def fit(
             use_distributed_sampler=False,
             default_root_dir=folder,
         )
-    except TypeError as error:
+    except (TypeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"trainer: {str(error).split('() ')[-1]}; see conf/trainer for what there is") from error
     device.place(method)
     data.setup()
     if resume is None:
         method.initialise(data.train_dataloader().batch(0))  # type: ignore[operator]
     else:
+        # Lightning does it again, but explains less
+        load_weights(method.model, resume)  # type: ignore[arg-type]
         epoch = read_checkpoint(resume)
         log.info("resuming at step %d (epoch %d)", epoch["global_step"], epoch["epoch"])
     if device.compile:

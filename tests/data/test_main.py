@@ -72,7 +72,9 @@ def test_listing(tmp_path, capsys):
     put("omniglot/test", 13_180)
     (tmp_path / "train_32x32.mat").touch()
     assert main(["--root", str(tmp_path)]) == 0
-    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    text, where = capsys.readouterr().out.split("\n\n")
+    assert str(tmp_path) in where
+    rows = {line.split()[0]: line for line in text.splitlines()}
     assert set(NAMES) <= set(rows)
     assert "train 60,000 (prepared: 7), test 10,000 (prepared) " in rows["kmnist"] and "CC BY-SA 4.0" in rows["kmnist"]
     assert "train 73,257 (raw), test 26,032 (sample: 5)" in rows["svhn"] and "3x32x32" in rows["svhn"]

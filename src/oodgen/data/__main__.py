@@ -66,16 +66,17 @@ def _raw(dataset: Dataset, split: str, root: Path) -> bool:
 
 
 def show(root: Path) -> None:
-    """Print the catalogue, one line for each entry."""
+    """Print the catalogue, one line for each entry, and where it was looked for."""
     for name, entry in catalogue().items():
         if entry is None:
-            row = ("yours", "", "give root=FOLDER")
+            row = ("yours", "", "data=folder data.inlier.root=FOLDER")
         elif isinstance(entry, Transform):
             row = ("as inlier", "", "made from the inlier's test split")
         else:
             sizes = (f"{split} {size:,} ({_presence(entry, split, root)})" for split, size in entry.sizes.items())
             row = ("x".join(map(str, entry.shape)), entry.licence, ", ".join(sizes))
         print(f"{name:18} {row[0]:9} {row[2]:66} {row[1]}".rstrip())
+    print(f"\nThe data root is {root} (OODGEN_DATA or --root); get what is absent: python -m oodgen.data fetch NAME")
 
 
 def fetch(dataset: Dataset, root: Path) -> None:
@@ -148,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 path, found = prepare(dataset, split, options.root), load(dataset, split, options.root)
                 print(f"{path}: {len(found.x):,}, {found.origin}")
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"oodgen: {error}", file=sys.stderr)
         return 2
     return 0
 

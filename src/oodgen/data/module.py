@@ -172,7 +172,7 @@ class OODDataModule(pl.LightningDataModule):
 
     def _load(self, dataset: Dataset, split: str) -> TestSet:
         if self.smoke:
-            count = 4 * self.batch_size + 16 if split == "train" else 16
+            count = 4 * self.batch_size + 16 if split == "train" else 4
             seed = sum(map(ord, dataset.name + split))
             x = np.random.default_rng(seed).integers(0, 256, (count, *dataset.shape), np.uint8)
             return TestSet(self._prepare(x, dataset.name), dataset.name, "random images (smoke)", "smoke")

@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     """
 
     x: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     step: int = -1
     y: Tensor | None = None
     auxiliary: tuple[Tensor, ...] = ()

@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from oodgen.noise import ExampleNoise
-
 from oodgen.errors import UserError
+from oodgen.noise import ExampleNoise
 
 __all__ = ["ImageStatistics", "compressed_bits", "statistics"]
 
@@ -33,7 +32,7 @@ class ImageStatistics:
         return 1000
 
     def __call__(self, model: nn.Module, x: Tensor, noise: ExampleNoise) -> dict[str, Tensor]:
-        """Ask uint8 images x of shape (B, C, H, W); `model` and `index` are ignored."""
+        """Ask uint8 images x of shape (B, C, H, W); `model` and `noise` are ignored."""
         bits = {"png_bits": compressed_bits(x, "png"), "jpeg2000_bits": compressed_bits(x, "jpeg2000")}
         return {**statistics(x), **bits}
 

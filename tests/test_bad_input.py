@@ -1,0 +1,426 @@
+"""Whatever is wrong: one line that names the thing and the mend, exit code 2, nothing half-written, nothing lost."""
+
+import errno
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+from safetensors import SafetensorError
+
+from oodgen import evaluate
+from oodgen.checkpoints import load_weights
+from oodgen.methods.likelihood import MaximumLikelihood
+
+SMOKE = ["smoke=true", "+experiment=quickstart", "model=hvae_tiny", "device.accelerator=cpu"]
+
+
+@pytest.fixture
+def outs(tiny) -> list[str]:
+    """A tiny run that knows nothing but one made out set."""
+    return [option for option in tiny if "kmnist" not in option]
+
+
+def _parts(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.name.endswith(".part")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["+experiment=nope"], ["experiment/nope", "quickstart", "cifar_svhn_llr"]),
+        (["dataset@data.inlier=nope"], ["dataset/nope", "photos", "svhn"]),
+        (["+dataset@data.out.x=nope"], ["dataset/nope", "photos", "svhn"]),
+        (["model=nope"], ["model/nope", "hvae_tiny"]),
+        (["score@scores=nope"], ["score/nope", "hierarchy"]),
+        (["+scores.x._target_=oodgen.scores.ratio.nope"], ["scores.x", "oodgen.scores.ratio.nope"]),
+        (["method=nope"], ["method/nope", "maximum_likelihood"]),
+        (["modle=x"], ["modle"]),
+        (["+modle=x"], ["modle", "model"]),
+        (["trainer.max_epoch=3"], ["trainer.max_epoch"]),
+        (["+trainer.max_epoch=3"], ["trainer.max_epoch", "max_epochs"]),
+        (["+foo=1"], ["'foo'", "seed"]),
+        (["method.warmupp=1"], ["method.warmupp"]),
+        (["+method.warmupp=1"], ["method", "warmupp"]),
+        (["+data.sead=1"], ["data", "sead"]),
+        (["+device.speed=1"], ["device.speed", "precision"]),
+        (["+probes.bounds.sample=1"], ["probes.bounds", "sample"]),
+        (["method.decay=crooked"], ["method.decay='crooked'", "linear"]),
+        (["device.precision=16"], ["device.precision=16", "bf16"]),
+        (["device.accelerator=tpu"], ["device.accelerator='tpu'", "cpu"]),
+        (["trainer.gradient_clip_val=many"], ["trainer", "many"]),
+        (["trainer.devices=2"], ["trainer.devices"]),
+        (["+trainer.limit_train_batches=-1"], ["trainer", "limit_train_batches"]),
+        (["data=folder"], ["data.inlier.root"]),
+        (["seed=["], ["seed=["]),
+        (["model=hvae_natural_small"], ["[3, 32, 32]", "photos has [1, 28, 28]"]),
+        (["scores.kl_3.layer=9"], ["kl_3", "bounds/"]),
+        (["~probes.image"], ["image/"]),
+    ],
+)
+def test_a_wrong_word_is_named(command, arguments, words):
+    ended = command("smoke=true", "device.accelerator=cpu", *arguments)
+    assert ended.code == 2, ended.err
+    assert all(word in ended.error for word in words), ended.error
+
+
+FOREIGN = (
+    "builtins.eval torch.load torch.hub.load pickle.loads subprocess.Popen oodgen.files.os.system "
+    "oodgen.cell.instantiate oodgen.files.Path.unlink torch.nn.modules.module.torch.load pytorch_lightning.trainer.trainer.os.system oodgen "
+    "oodgenx.run [oodgen.data.mnist.mnist]"
+)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([f"model.likelihood._target_={target}"] for target in FOREIGN.split()),
+        ["method.optimizer._target_=os.system"],
+        ["+logger.x._target_=os.system"],
+        ["+oracle.deep._target_=os.system"],
+        ["paper=os.system", "notes=[[{_target_:${paper}}]]"],  # deep in a list, and by interpolation
+    ],
+)
+def test_a_foreign_target_is_not_built(command, tmp_path, words):
+    ended = command(*SMOKE, *words)
+    assert ended.code == 2
+    assert "_target_" in ended.error
+    assert not list((tmp_path / "runs").rglob("last.ckpt"))
+
+
+def test_missing_data_says_how_to_get_it(command, tmp_path):
+    ended = command("+experiment=quickstart", "dataset@data.inlier=mnist", f"data.root={tmp_path / 'none'}")
+    assert ended.code == 2
+    root = str(tmp_path / "none")
+    assert all(word in ended.error for word in ("mnist", root, "is missing", f"oodgen.data fetch mnist --root {root}"))
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _alter(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 255
+    path.write_bytes(content)
+
+
+SPOILT = {
+    "truncated": (_truncate, "cannot be read"),
+    "no array": (lambda path: path.write_text("no"), "cannot be read"),
+    "NaN": (lambda path: np.save(path, np.full((9, 1, 28, 28), np.nan, np.float32)), "float32"),
+    "wrong shape": (lambda path: np.save(path, np.zeros((9, 1, 27, 28), np.uint8)), "(9, 1, 27, 28)"),
+    "zero length": (lambda path: np.save(path, np.zeros((0, 1, 28, 28), np.uint8)), "empty"),
+    "pickled": (lambda path: np.save(path, np.array([{}], object), allow_pickle=True), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [*(("mnist/train.npy", kind) for kind in SPOILT), ("mnist/test.npy", "NaN"), ("kmnist/test.npy", "truncated")],
+)
+def test_spoilt_data_is_named_before_training(command, tiny, tmp_path, kind, file):
+    spoil, word = SPOILT[kind]
+    spoil(tmp_path / "data" / "prepared" / file)
+    ended = command(*tiny, "data.missing=skip")
+    assert ended.code == 2
+    assert file in ended.error and word in ended.error
+    assert not list((tmp_path / "runs").rglob("last.ckpt"))
+
+
+def test_altered_data_is_named(command, tiny, tmp_path):
+    path = tmp_path / "data" / "prepared" / "kmnist" / "test.npy"
+    assert command(*tiny, "method.decay=crooked").code == 2  # before any data were opened
+    from oodgen.data import catalog, mnist
+
+    catalog.load(mnist.kmnist(), "test", tmp_path / "data")  # records the hash
+    _alter(path)
+    ended = command(*tiny)
+    assert ended.code == 2 and "kmnist/test.npy is not the file that was recorded" in ended.error
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda home: None, "no image"),
+        (lambda home: [(home / f"{i}.png").write_bytes(b"not a picture") for i in range(20)], ".png"),
+        (lambda home: Image.new("L", (9, 9)).save(home / "a.png"), "split"),
+    ],
+)
+def test_a_spoilt_folder_is_named(command, tmp_path, spoil, word):
+    home = tmp_path / "images"
+    home.mkdir()
+    spoil(home)
+    ended = command("+experiment=own_images", f"data.inlier.root={home}", f"data.root={tmp_path}")
+    assert ended.code == 2
+    assert word in ended.error and str(home) in ended.error
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """Where the runs of the first finished tiny run are kept for the others."""
+    return tmp_path_factory.mktemp("finished") / "runs"
+
+
+@pytest.fixture
+def done(command, outs, tmp_path, finished):
+    """A finished tiny run: its command, training directory and evaluation directory."""
+    runs = tmp_path / "runs"
+    if finished.exists():
+        shutil.copytree(finished, runs)
+    else:
+        assert command(*outs, "trainer.max_epochs=1").code == 0
+        shutil.copytree(runs, finished)
+    return [*outs, "trainer.max_epochs=1"], next(runs.glob("train/*")), next(runs.glob("eval/*/*"))
+
+
+def test_damaged_files_of_a_run(command, done, tmp_path):
+    arguments, train, evaluation = done
+    rows = (evaluation / "results.csv").read_text()
+    # what can be made again is made again
+    for spoil in (
+        lambda: (evaluation / "results.csv").write_text("experiment\n1\n"),
+        lambda: (evaluation / "results.csv").unlink(),
+        lambda: (evaluation / "report.html").unlink(),
+        lambda: (
+            [_truncate(path) for path in [*(train / "evidence").iterdir(), evaluation / "state.json"][:-1]]
+            and (evaluation / "results.csv").unlink()
+        ),
+    ):
+        spoil()
+        ended = command(*arguments)
+        assert ended.code == 0, ended.err
+        assert (evaluation / "results.csv").read_text() == rows
+        assert "validation bound" not in ended.err, "nothing was trained again"
+    # what cannot is named
+    for path in (evaluation / "state.json", train / "state.json", train / "provenance.json"):
+        kept = path.read_text()
+        (evaluation / "report.html").unlink(missing_ok=True)
+        path.write_text("{")
+        ended = command(*arguments)
+        assert ended.code == 2 and f"{path} is damaged; delete it and repeat the command" in ended.error
+        path.unlink()
+        ended = command(*arguments)
+        assert ended.code == 0, ended.err
+        assert (evaluation / "results.csv").read_text() == rows, kept
+
+
+def test_a_run_in_use_is_left_alone(command, done):
+    arguments, _, evaluation = done
+    (evaluation / "report.html").unlink()
+    before = (evaluation / "state.json").read_text()
+    with FileLock(evaluation / ".lock"):
+        ended = command(*arguments)
+    assert ended.code == 2 and f"{evaluation} is in use by another process" in ended.error
+    assert (evaluation / "state.json").read_text() == before
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("where", ["resumed", "scored"])
+@pytest.mark.parametrize("kind", ["hostile", "pickle", "truncated", "another architecture", "no checkpoint"])
+def test_a_bad_checkpoint_is_refused(command, done, tmp_path, kind, where):
+    arguments, train, evaluation = done
+    last, ran = train / "checkpoints" / "last.ckpt", tmp_path / "ran"
+    content = torch.load(last, weights_only=True)
+    if kind == "hostile":
+        torch.save({**content, "evil": Evil(ran)}, last)
+    elif kind == "pickle":
+        last.write_bytes(pickle.dumps(Evil(ran)))
+    elif kind == "truncated":
+        _truncate(last)
+    elif kind == "another architecture":
+        name = next(iter(content["state_dict"]))
+        content["state_dict"][name] = content["state_dict"][name][:-1]
+        torch.save(content, last)
+    else:
+        torch.save([1], last)
+    (evaluation / "report.html").unlink()
+    if where == "resumed":
+        (train / "state.json").write_text('{"state": "running", "why": null}')
+    ended = command(*arguments)
+    assert ended.code == 2
+    assert str(last) in ended.error
+    assert not ran.exists()
+    if kind == "hostile":
+        assert "could run code" in ended.error and "weights_only" not in ended.error
+    if kind != "truncated":
+        return
+    last.unlink()
+    ended = command(*arguments)
+    assert ended.code == 0, ended.err
+
+
+def test_weights_of_another_architecture_are_named(done, tmp_path):
+    _, train, _ = done
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(Exception, match="of another architecture: only the model has weight"):
+        load_weights(model, train / "checkpoints" / "last.ckpt")
+
+
+def test_no_such_checkpoint_lists_what_there_is(command, done):
+    arguments, *_ = done
+    ended = command(*arguments, "checkpoint=epoch9")
+    assert ended.code == 2
+    assert "no checkpoint 'epoch9'" in ended.error and "best, last" in ended.error
+
+
+def test_divergence_is_final_and_keeps_the_good(command, outs, tmp_path, monkeypatch):
+    original = MaximumLikelihood.on_before_optimizer_step
+
+    def wild(self, optimizer):
+        original(self, optimizer)
+        if self.global_step == 30:  # in the second epoch: the first one leaves a checkpoint
+            optimizer.param_groups[0]["lr"] = 1e30
+
+    monkeypatch.setattr(MaximumLikelihood, "on_before_optimizer_step", wild)
+    ended = command(*outs)
+    assert ended.code == 2
+    assert "not finite at step 31, in " in ended.error and "learning rate" in ended.error
+    (train,) = (tmp_path / "runs").glob("train/*")
+    last = train / "checkpoints" / "last.ckpt"
+    assert str(last) in ended.error
+    assert all(value.isfinite().all() for value in torch.load(last, weights_only=True)["state_dict"].values())
+    for state in (train / "state.json", next((tmp_path / "runs").glob("eval/*/*/state.json"))):
+        assert json.loads(state.read_text())["state"] == "diverged"
+    steps = []
+    monkeypatch.setattr(MaximumLikelihood, "training_step", lambda self, *_: steps.append(1))
+    again = command(*outs)
+    assert again.code == 2 and not steps
+    assert "not finite at step 31" in again.error and "retrain=true starts over" in again.error
+    monkeypatch.undo()
+
+
+def test_a_learning_rate_beyond_all_bounds(command, outs):
+    ended = command(*outs, "method.optimizer.lr=1e30")
+    assert ended.code == 2
+    assert "not finite at step 1, in " in ended.error and "no checkpoint yet" in ended.error
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_the_unexpected_is_one_line_and_a_traceback_in_the_log(command, outs, tmp_path, monkeypatch, full):
+    def broken(*_):
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(evaluate, "rows", broken)
+    if full:
+        with pytest.raises(RuntimeError, match="two"):
+            command(*outs, "trainer.max_epochs=1", full_error=True)
+        return
+    ended = command(*outs, "trainer.max_epochs=1")
+    (log,) = (tmp_path / "runs").glob("eval/*/*/log.txt")
+    assert ended.error == f"oodgen: RuntimeError: two lines (the traceback is in {log})"
+    assert "Traceback" in log.read_text()
+
+
+def test_a_full_disk_while_writing_evidence(command, outs, tmp_path, monkeypatch):
+    saved = []
+
+    def save(content, path):
+        saved.append(path)
+        if len(saved) == 3:
+            Path(path).write_bytes(b"half")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        original(content, path)
+
+    original = evaluate.save_file
+    monkeypatch.setattr(evaluate, "save_file", save)
+    ended = command(*outs, "trainer.max_epochs=1")
+    assert ended.code == 2 and "cannot write evidence" in ended.error and "free some space" in ended.error
+    assert not _parts(tmp_path / "runs")
+    monkeypatch.undo()
+    again = command(*outs, "trainer.max_epochs=1")
+    assert again.code == 0 and "found trained" in again.err
+
+
+def test_a_full_disk_while_writing_curves(command, outs, tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, text):
+            self.file.write(text[:9])
+            self.file.flush()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    original = Path.open
+
+    def open_(path, mode="r", *args, **kwargs):
+        file = original(path, mode, *args, **kwargs)
+        return Full(file) if path.name == "metrics.csv" and mode == "a" else file
+
+    monkeypatch.setattr(Path, "open", open_)
+    ended = command(*outs)
+    monkeypatch.undo()
+    (curves,) = (tmp_path / "runs").rglob("metrics.csv")
+    assert ended.code == 2 and f"cannot write {curves}: No space left on device" in ended.error
+    assert not curves.read_text().endswith("\n"), "a torn line"
+    assert command(*outs).code == 0
+    assert [line.split(",")[0] for line in curves.read_text().splitlines()] == ["step", "0", "21", "43", "50", "65"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting needs root")
+@pytest.mark.parametrize("size", ["4k", "60k", "400k"])
+def test_a_disk_that_is_really_full(command, outs, tmp_path, monkeypatch, size):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this container may not mount")
+    try:
+        ended = command(*outs, "trainer.max_epochs=1", f"runs={disk}")
+        assert ended.code == 2
+        assert "free some space" in ended.error and str(disk) in ended.error
+        assert not _parts(disk)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        again = command(*outs, "trainer.max_epochs=1", f"runs={disk}")
+        assert again.code == 0, again.err
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_folder_that_cannot_be_written(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    ended = command(*SMOKE, f"runs={tmp_path / 'file'}")
+    assert ended.code == 2
+    assert str(tmp_path / "file") in ended.error and "runs=DIR" in ended.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (["+experiment=nope"], 2, "oodgen: In 'run': Could not find 'experiment/nope' Available options"),
+        (["--help"], 0, "python -m oodgen.run +experiment=quickstart"),
+        ([], 0, "fashion_mnist_llr_cpu"),
+        (["+experiment=quickstart", "--cfg", "job"], 0, "_target_: oodgen.methods"),
+    ],
+)
+def test_a_true_process_starts_without_torch(tmp_path, arguments, code, word):
+    script = "import sys, runpy; sys.modules['torch'] = sys.modules['pytorch_lightning'] = None\n"
+    script += f"sys.argv = ['oodgen', *{arguments!r}]\nrunpy.run_module('oodgen.run', run_name='__main__')"
+    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    call = [sys.executable, "-c", script]
+    ended = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert ended.returncode == code, ended.stderr
+    assert word in (ended.stderr if code else ended.stdout)
+    assert not list(tmp_path.iterdir()) and "Traceback" not in ended.stderr
