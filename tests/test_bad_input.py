@@ -74,8 +74,8 @@ def test_a_wrong_word_is_named(command, arguments, words):
 
 FOREIGN = (
     "builtins.eval torch.load torch.hub.load pickle.loads subprocess.Popen oodgen.files.os.system "
-    "oodgen.cell.instantiate oodgen.files.Path.unlink torch.nn.modules.module.torch.load pytorch_lightning.trainer.trainer.os.system oodgen "
-    "oodgenx.run [oodgen.data.mnist.mnist]"
+    "oodgen.cell.instantiate oodgen.files.Path.unlink torch.nn.modules.module.torch.load oodgen oodgenx.run "
+    "pytorch_lightning.callbacks.callback.os.system oodgen.data.module.Path.unlink [oodgen.data.mnist.mnist]"
 )
 
 

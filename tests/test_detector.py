@@ -10,13 +10,13 @@ import yaml
 from torch import nn
 
 from oodgen.calibration import Conversion, calibrate
-from oodgen.cell import _build
 from oodgen.data.module import TestSet as Examples
 from oodgen.detector import Detector
 from oodgen.device import Device
 from oodgen.errors import UserError
 from oodgen.evaluate import Witness, collect
 from oodgen.noise import RandomNoise
+from oodgen.parts import build
 
 CPU = Device("cpu", "32", False)
 
@@ -155,18 +155,18 @@ def run(tmp_path):
     folder.mkdir(parents=True)
     (train / "checkpoints").mkdir(parents=True)
     torch.manual_seed(0)
-    method = _build(CONFIG["method"], "method")
+    method = build(CONFIG["method"], "method")
     y = method.model.observe(images(8, shape=(1, 8, 8)), RandomNoise())
     method.model.initialise(y, RandomNoise())
     state = {f"model.{name}": value for name, value in method.model.state_dict().items()}
     torch.save({"state_dict": state}, train / "checkpoints" / "last.ckpt")
-    witness = Witness(method.model.eval(), "last", train / "evidence", CPU, 4, "")
+    witness = Witness(method.model.eval(), "last", train / "evidence", CPU, 4)
     held = {
         part: Examples(images(n, n, (1, 8, 8)).numpy(), "toys", f"{part} part of train", "")
         for part, n in (("validation", 30), ("calibration", 50))
     }
     data = SimpleNamespace(held=held, inlier=SimpleNamespace(name="toys", shape=(3, 16, 16)), grey=True, size=(8, 8))
-    probes = {name: _build(probe, name) for name, probe in CONFIG["probes"].items()}
+    probes = {name: build(probe, name) for name, probe in CONFIG["probes"].items()}
     calibrate(witness, probes, data, folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     (folder / "record.json").write_text(json.dumps({"fingerprint": "f00", "train_dir": "elsewhere"}))
@@ -183,7 +183,7 @@ def test_load_gives_back_the_score_fitted_and_calibrated_on_the_held_parts(run, 
     validation, calibration = (
         collect(run.witness, run.probes, run.held[part]) for part in ("validation", "calibration")
     )
-    rule = _build(CONFIG["scores"][name], "")
+    rule = build(CONFIG["scores"][name], "")
     rule = rule.fit(validation) if hasattr(rule, "fit") else rule
     assert (loaded.name, set(loaded.probes), loaded.inlier) == (name, probes, "toys")
     assert torch.equal(loaded.reference, rule(calibration).double().sort().values)

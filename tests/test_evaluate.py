@@ -45,7 +45,7 @@ class Brightness:
 @pytest.fixture
 def witness(tmp_path):
     calls.clear()
-    return evaluate.Witness(nn.Linear(1, 1), "last", tmp_path, CPU, 0, "grey=False size=None")
+    return evaluate.Witness(nn.Linear(1, 1), "last", tmp_path, CPU, 0)
 
 
 def images(name="photos", n=8, seed=0):
@@ -83,10 +83,8 @@ CHANGES = {
     "seed": lambda w: (w._replace(seed=1), Brightness(), images()),
     "weights": lambda w: (w._replace(weights="best"), Brightness(), images()),
     "precision": lambda w: (w._replace(device=Device("cpu", "bf16")), Brightness(), images()),
-    "preprocessing": lambda w: (w._replace(preprocessing="grey=True size=None"), Brightness(), images()),
     "file": lambda w: (w, Brightness(), images(seed=1)),
     "number": lambda w: (w, Brightness(), images(n=7)),
-    "split": lambda w: (w, Brightness(), images()._replace(origin="validation part of train")),
     "set": lambda w: (w, Brightness(), images("digits")),
 }
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 
-from oodgen import cell, score
+from oodgen import parts, score
 from oodgen.detector import Detector
 from oodgen.probes.complexity import statistics
 
@@ -70,7 +70,7 @@ def user(tmp_path_factory):
 def _data(folder, home):
     config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))["data"]
     config["root"], config["inlier"]["root"] = str(home / "data"), str(home / "mine")
-    return cell._build(config, "data")
+    return parts.build(config, "data")
 
 
 def run(capfd, *arguments):

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from yaml import YAMLError
 
-from oodgen import calibration, cell, evaluate, record
+from oodgen import calibration, evaluate, record
 from oodgen.calibration import Conversion
 from oodgen.checkpoints import find, load_weights
 from oodgen.data.images import decode
@@ -33,6 +33,7 @@ from oodgen.device import Device
 from oodgen.errors import UserError
 from oodgen.noise import ExampleNoise
 from oodgen.page import read_json
+from oodgen.parts import build, check_targets
 from oodgen.probes.probe import Evidence, Probe
 
 __all__ = ["Detector"]
@@ -82,14 +83,14 @@ class Detector:
         name = score or ("llr_ada" if "llr_ada" in config["scores"] else next(iter(config["scores"]), ""))
         if name not in config["scores"]:
             raise UserError(f"{folder} has no score {name!r}; it has: {', '.join(config['scores'])}")
-        rule = evaluate.fit_scores({name: cell._build(config["scores"][name], f"scores.{name}")}, kept.validation)
+        rule = evaluate.fit_scores({name: build(config["scores"][name], f"scores.{name}")}, kept.validation)
         asked = _Asked(kept.calibration)
         reference = torch.from_numpy(evaluate.score(rule, asked)[name]).sort().values
-        probes = {probe: cell._build(config["probes"][probe], f"probes.{probe}") for probe in sorted(asked.probes)}
+        probes = {probe: build(config["probes"][probe], f"probes.{probe}") for probe in sorted(asked.probes)}
 
         # precision and memory format of the run, on the machine at hand
         where = Device(device, config["device"]["precision"], config["device"]["channels_last"]).resolved()  # type: ignore[arg-type]
-        model = cell._build(config["method"], "method").model
+        model = build(config["method"], "method").model
         load_weights(model, find(_training(folder), config["checkpoint"]))
         if calibration.weights_digest(model) != kept.weights:
             raise UserError(
@@ -262,5 +263,5 @@ def _config(path: Path) -> dict[str, Any]:
     # a run's config was resolved when it was written; what is left to resolve could become a target after the check
     if "${" in json.dumps(config, default=str):
         raise UserError(f"{path} holds an interpolation ${{...}}, which no run writes; it was not loaded")
-    cell._check_targets(config)
+    check_targets(config)
     return {str(name): value for name, value in config.items()}

@@ -6,6 +6,7 @@ import io
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +44,6 @@ class Witness(NamedTuple):
         folder: Where evidence is kept.
         device: Precision.
         seed: The evaluation seed.
-        preprocessing: What was done to the images, for the key.
     """
 
     model: nn.Module
@@ -51,7 +51,6 @@ class Witness(NamedTuple):
     folder: Path
     device: Device
     seed: int
-    preprocessing: str
 
 
 def collect(witness: Witness, probes: Mapping[str, Probe], test: TestSet) -> dict[str, Tensor]:
@@ -62,7 +61,8 @@ def collect(witness: Witness, probes: Mapping[str, Probe], test: TestSet) -> dic
     for name, probe in probes.items():
         key = {
             "probe": f"{type(probe).__module__}.{probe!r}",
-            "set": [test.name, test.origin, pixels, len(test.x), witness.preprocessing],
+            "set": [test.name, pixels],
+            "code": _code(),
             "weights": witness.weights,
             "seed": witness.seed,
             "precision": witness.device.precision,
@@ -75,6 +75,15 @@ def collect(witness: Witness, probes: Mapping[str, Probe], test: TestSet) -> dic
                 save_file(found, temporary)
         evidence |= {f"{name}/{item}": value for item, value in found.items()}
     return evidence
+
+
+@cache
+def _code() -> str:
+    """A digest of the sources that decide what a model answers: after a mend of them, old evidence is not believed."""
+    package = Path(__file__).parent
+    files = sorted([*package.glob("models/*.py"), *package.glob("probes/*.py")])
+    files += [package / f"{name}.py" for name in ("nets", "distributions", "noise")]
+    return digest([path.read_text(encoding="utf-8") for path in files])
 
 
 @torch.inference_mode()

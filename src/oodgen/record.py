@@ -22,7 +22,7 @@ from oodgen.files import write_text
 __all__ = ["digest", "fingerprint", "folder_of", "locked", "provenance", "read_json", "read_state", "running"]
 
 # What shapes the weights. Loggers, probes, scores, out sets and folders do not.
-SHAPING = ("model", "method", "trainer", "callbacks", "inputs", "seed")
+SHAPING = ("model", "method", "trainer", "callbacks", "seed")
 SHAPING_DATA = (
     *("inlier", "auxiliary", "negative", "seed", "smoke"),
     *("batch_size", "validation", "calibration", "grey", "size"),

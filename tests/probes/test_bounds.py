@@ -137,3 +137,12 @@ def test_the_name_of_evidence_holds_what_changes_it_and_nothing_else():
         == 5
     )
     assert repr(Bounds(budget=7)) == repr(Bounds())
+
+
+@torch.inference_mode()
+def test_the_bound_from_the_prior_alone_comes_on_demand_and_changes_nothing_else(model, x):
+    plain, more = ask(model, x, samples=3, samples_k=2), ask(model, x, samples=3, samples_k=2, prior=True)
+    noise = ExampleNoise(0, INDEX)
+    bound = model.bounds(model.observe(x, noise), noise, [3], [2])[0]
+    torch.testing.assert_close(more.pop("prior"), bound.log_px.mean(0), rtol=2e-5, atol=2e-4)
+    same(more, plain)

@@ -19,11 +19,13 @@ class Bounds:
     r"""Bounds of all levels k = 0..L-1 from the same observed pixels, sharing the bottom-up computation.
 
     Evidence, in nats: `l` (L, N) with $\mathcal L^{>k}$, `log_px` (L, N) with $\mathbb E \log p(x | z_{>k})$, `kl`
-    (L, N) with the KL of each layer in the ELBO, lowest first, and `iw` (N,) with the importance-weighted bound.
+    (L, N) with the KL of each layer in the ELBO, lowest first, and `iw` (N,) with the importance-weighted bound; on
+    demand `prior` (N,) with $\mathcal L^{>L} = \mathbb E_{p(z)} \log p(x | z)$, which the posterior has no part in.
 
     Arguments:
         samples: S, the samples of the ELBO and of the importance-weighted bound.
         samples_k: Samples of $\mathcal L^{>k}$ for k > 0, a plain average.
+        prior: Ask for $\mathcal L^{>L}$ too (the last column of the paper's table 1).
         up, down: The options of $\mathcal L^{>k}$; see `oodgen.models.hierarchy.BottomUpVAE`.
         budget: Rows of the networks that one call may use, more samples are drawn in chunks; None for 400 on a CPU
             (what its caches hold) and 16,384 on a GPU.
@@ -33,6 +35,7 @@ class Bounds:
 
     samples: int = 1
     samples_k: int = 1
+    prior: bool = False
     up: Literal["mean", "sample"] = "mean"
     down: Literal["sample", "mode"] = "sample"
     # not in the repr, which names stored evidence: it changes how the numbers are computed, not what they are
@@ -48,18 +51,18 @@ class Bounds:
 
     def batch(self, model: Hierarchy) -> int:
         # few examples with all their samples, so that the way up is computed once for each
-        rows = self.samples + (model.depth - 1) * self.samples_k
+        rows = self.samples + (model.depth - 1 + self.prior) * self.samples_k
         return max(1, self._budget(next(model.parameters()).device) // rows)
 
     def _budget(self, device: torch.device) -> int:
         return self.budget or (16_384 if device.type == "cuda" else 400)
 
     def __call__(self, model: Hierarchy, x: Tensor, noise: ExampleNoise) -> Evidence:
-        levels, batch = model.depth, len(x)
+        levels, batch = model.depth + self.prior, len(x)
         y = model.observe(x, noise)
         wanted = [self.samples] + [self.samples_k] * (levels - 1)
         log_px, value = (torch.zeros(levels, batch, dtype=torch.float64, device=x.device) for _ in range(2))
-        kl = torch.zeros(levels, batch, dtype=torch.float64, device=x.device)
+        kl = torch.zeros(model.depth, batch, dtype=torch.float64, device=x.device)
         weights: list[Tensor] = []
         first = 0
         while first < max(wanted):
@@ -78,10 +81,13 @@ class Bounds:
             first += chunk
         count = torch.tensor(wanted, device=x.device).unsqueeze(1)
         importance = torch.cat(weights)
+        bounds_k = value / count
         evidence = {
-            "l": value / count,
-            "log_px": log_px / count,
+            "l": bounds_k[: model.depth],
+            "log_px": (log_px / count)[: model.depth],
             "kl": kl / self.samples,
             "iw": importance.logsumexp(0) - torch.tensor(len(importance), device=x.device).log(),
         }
+        if self.prior:
+            evidence["prior"] = bounds_k[model.depth]
         return {name: number.float() for name, number in evidence.items()}

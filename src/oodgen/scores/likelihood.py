@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-__all__ = ["bound", "importance", "kl", "level", "statistic"]
+__all__ = ["bound", "importance", "kl", "level", "prior", "statistic"]
 
 
 def level(values: Tensor, k: int, first: int = 0, name: str = "level k") -> Tensor:
@@ -27,6 +27,11 @@ def bound(evidence: Mapping[str, Tensor], k: int = 0, probe: str = "bounds") -> 
         probe: The probe whose bounds to take.
     """
     return -level(evidence[f"{probe}/l"], k)
+
+
+def prior(evidence: Mapping[str, Tensor], probe: str = "bounds") -> Tensor:
+    r"""$-\mathcal L^{>L} = -\mathbb E_{p(z)} \log p(x | z)$, all latent variables from the prior; needs `prior=true`."""
+    return -evidence[f"{probe}/prior"]
 
 
 def importance(evidence: Mapping[str, Tensor], probe: str = "bounds") -> Tensor:

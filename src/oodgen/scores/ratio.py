@@ -1,5 +1,6 @@
 r"""Likelihood ratios between the levels of a hierarchy. Larger = more out-of-distribution; nats per example."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from oodgen.errors import UserError
 from oodgen.scores.likelihood import level
+
+log = logging.getLogger(__name__)
 
 __all__ = ["DeviatingLevel", "input_complexity", "llr", "llr_ada"]
 
@@ -53,7 +56,13 @@ def llr_ada(evidence: Mapping[str, Tensor], kl: Literal["own", "elbo"] = "own", 
     section 4).
     """
     levels = _levels(evidence, probe, kl)
-    ell = evidence[f"{probe}/log_px"].clamp_max(-1.0)
+    log_px = evidence[f"{probe}/log_px"]
+    if (log_px > 0).any():
+        log.warning(
+            "log p(x|z) is positive for some examples, where llr_ada is no more than llr>L-1; a discrete "
+            "likelihood keeps it negative"
+        )
+    ell = log_px.clamp_max(-1.0)
     return (ell[1:] / ell[:-1] * (levels[:-1] - levels[1:])).sum(0)
 
 
