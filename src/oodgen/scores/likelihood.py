@@ -30,7 +30,7 @@ def bound(evidence: Mapping[str, Tensor], k: int = 0, probe: str = "bounds") -> 
 
 
 def prior(evidence: Mapping[str, Tensor], probe: str = "bounds") -> Tensor:
-    r"""$-\mathcal L^{>L} = -\mathbb E_{p(z)} \log p(x | z)$, all latent variables from the prior; needs `prior=true`."""
+    r"""$-\mathcal L^{>L} = -\mathbb E_{p(z)} \log p(x | z)$, all of z from the prior; needs `prior=true`."""
     return -evidence[f"{probe}/prior"]
 
 
