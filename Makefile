@@ -47,5 +47,5 @@ $(VENV)/.ready: $(BIN)/python $(DEPENDENCIES)
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,dashboard]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@

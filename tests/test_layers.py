@@ -41,7 +41,7 @@ ALLOWED = {
     "train": [*EVERYBODY, "checkpoints", "curves", "device", "data.module"],
 }  # fmt: skip
 # The ends of a run, which only each other may know.
-ENDS = ["cell", "run", "score", "detector", "bench.*", "report"]
+ENDS = ["cell", "parts", "run", "score", "detector", "bench.*", "report"]
 STARTS_WITHOUT_TORCH = ["run", "report", "score", "dashboard", "data.__main__"]
 
 
