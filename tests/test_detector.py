@@ -228,7 +228,7 @@ def test_weights_trained_again_do_not_meet_an_old_calibration(run):
         ("state.json", '{"state": "failed", "why": "no disk"}', r"not finished but failed \(no disk\)"),
         ("state.json", None, "one finished evaluation.*holds none"),
         ("record.json", None, "is a training; name"),
-        ("record.json", "{", "cannot read"),
+        ("record.json", "{", "is damaged"),
         ("config.yaml", "a: [", "cannot read"),
         ("config.yaml", "a: 1", "is not the config of a run"),
         (

@@ -31,6 +31,14 @@ def test_the_area_under_a_drawn_roc_is_the_auroc(scores):
     assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
 
 
+def test_a_long_roc_keeps_its_area_with_few_points():
+    random = np.random.default_rng(0)
+    inlier, out = random.normal(0, 1, 5000), random.normal(1, 1, 4000)
+    x, y = figures.roc_points(inlier, out, 100)
+    assert len(x) <= 101 and len(figures.roc_points(inlier, out, 20_000)[0]) == 9001
+    assert np.trapezoid(y, x) == pytest.approx(np.trapezoid(*figures.roc_points(inlier, out, 20_000)[::-1]), abs=1e-3)
+
+
 def test_ties_are_one_step_of_the_roc():
     figure = figures.roc({"s": {"in": np.array([0.0, 1.0]), "out": np.array([1.0, 1.0])}}, "in")
     assert [tuple(p) for p in lines(figure.axes[0])["out"]] == [(0, 0), (0.5, 1), (1, 1)]
@@ -86,10 +94,20 @@ def test_curves_skip_gaps_and_draw_what_there_is():
     assert figures.curves({"step": step, "beta": np.full(6, np.nan)}) is None
 
 
-def test_progress_has_a_point_for_each_epoch_measured():
-    figure = figures.progress([(1, {"l>0": 0.1}), (2, {"l>0": 0.2, "llr_ada": 0.9})])
-    assert lines(figure.axes[0])["l>0"].tolist() == [[1, 0.1], [2, 0.2]]
-    assert lines(figure.axes[0])["llr_ada"].tolist() == [[2, 0.9]]
+def test_progress_has_a_panel_for_each_out_set_and_a_point_for_each_value_measured():
+    nan = float("nan")
+    measured = {"l>0": [(1, 0.1, nan), (2, 0.2, nan), (8, 0.3, nan)], "llr>1 mode": [(2, 0.9, 0.1), (8, 0.8, 0.1)]}
+    figure = figures.progress({"mnist": measured, "kmnist": {"llr>1": [(1, 0.6, nan)]}}, "samples", powers=True)
+    left, _ = figure.axes
+    assert lines(left)["l>0"].tolist() == [[1, 0.1], [2, 0.2], [8, 0.3]]
+    assert lines(left)["llr>1 mode"].tolist() == [[2, 0.9], [8, 0.8]]
+    assert (left.get_xscale(), left.get_xlabel()) == ("log", "samples")
+    assert [text.get_text() for text in left.get_xticklabels()] == ["1", "2", "8"]
+    (band,) = left.collections
+    assert band.get_paths()[0].vertices[:, 1].min() == pytest.approx(0.7)
+    colours = {line.get_label(): line.get_color() for axis in figure.axes for line in axis.get_lines()}
+    assert colours["llr>1"] == colours["llr>1 mode"] != colours["l>0"], "a variant keeps its score's colour"
+    assert figures.progress({"mnist": measured}).axes[0].get_xscale() == "linear"
 
 
 def test_a_figure_is_the_same_file_twice_and_never_a_part(tmp_path, scores):

@@ -135,6 +135,34 @@ def test_text_of_the_record_is_text_on_the_page(run):
     assert "<script" not in html and "<b>note</b>" not in html and "&lt;script&gt;" in html
 
 
+def test_the_page_says_nothing_of_the_machines_folders(run):
+    facts = json.loads((run / "record.json").read_text())
+    train = run.parents[2] / "train" / "abcdef"
+    command = f"python -m oodgen.run +experiment=quickstart runs={run.parents[2]} data.root=/home/me/data data=a/b"
+    facts |= {
+        "train_dir": str(train),
+        "command": command,
+        "notes": [f"x was skipped: no {run}/x.npy, see https://a.b/c"],
+    }
+    (run / "record.json").write_text(json.dumps(facts))
+    html = page.write(run).read_text()
+    assert "+experiment=quickstart runs=runs data.root=data data=a/b" in html and "<dd>train/abcdef</dd>" in html
+    assert "no x.npy, see https://a.b/c" in html
+    assert str(run.parents[3]) not in html and "/home" not in html
+
+
+def test_controls_among_other_metrics_are_said_to_be_directional(run):
+    html = page.write(run).read_text()
+    assert html.index("Other metrics") < html.index("Controls are directional here") < html.index("False positives")
+
+
+def test_the_page_of_a_smoke_run_says_so_at_the_top(run):
+    assert "Random images" not in page.write(run).read_text()
+    (run / "config.yaml").write_text("smoke: true\n")
+    html = page.write(run).read_text()
+    assert html.index("Random images.") < html.index("<h2>")
+
+
 def test_a_sample_is_never_passed_off_as_the_official_split(run):
     html = page.write(run).read_text()
     assert html.count("a sample, not the official split") == 1
@@ -151,7 +179,9 @@ def test_what_was_not_recorded_is_left_out(run):
     for name in ("scores/photos.csv", "reconstructions.npz"):
         (run / name).unlink()
     record = json.loads((run / "record.json").read_text())
-    (run / "record.json").write_text(json.dumps({**record, "train_dir": "elsewhere", "provenance": {}, "notes": []}))
+    (run / "record.json").write_text(
+        json.dumps({**record, "train_dir": "gone", "fingerprint": "gone", "provenance": {}, "notes": []})
+    )
     html = page.write(run).read_text()
     assert "0.875" in html and "<img" not in html and "<h2>Notes" not in html
 
@@ -162,8 +192,9 @@ def test_the_papers_numbers_stand_beside_ours(run):
     (run / "results.csv").write_text(text)
     record = (run / "record.json").read_text().replace("photos", "fashion_mnist").replace('"digits"', '"mnist"')
     (run / "record.json").write_text(record.replace('"paper": null', '"paper": "hierarchical_llr"'))
+    (run / "config.yaml").write_text("probes: {bounds: {samples: 8, samples_k: 4}, image: {}}")
     html = page.write(run).read_text()
-    assert "Beside the paper" in html
+    assert "Beside the paper" in html and "ours took S = 8 for l&gt;0 and 4 for l&gt;k" in html
     assert "0.964 <small>S=1</small><br>0.984 <small>S=250</small><br>0.986 <small>S=1000</small>" in html
     assert "quoted(Ren et al. 2019 [1])" in html
 

@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from oodgen import report, tables
+from oodgen import printed, report, tables
 from oodgen.paths import config_dir
 
 
@@ -60,7 +60,75 @@ def test_changed_options_are_never_averaged_with_the_experiment(tmp_path, capsys
     make(tmp_path, name="bbbbbb", seed=1, auroc=0.9, config="model: {width: 32}")
     report.main([str(tmp_path)])
     out = capsys.readouterr().out
-    assert "## e (model.width=16)" in out and "## e (model.width=32)" in out and "±" not in out
+    assert "| 16 | 0 | 0.100 | 0.800 |" in out and "| 32 | 1 | 0.100 | 0.900 |" in out and "±" not in out
+
+
+def bounds(samples):
+    return f"probes: {{bounds: {{samples: {samples}, samples_k: {samples}}}, mode: {{samples: {samples}}}}}"
+
+
+def test_a_sweep_over_one_option_is_one_table_and_one_figure(tmp_path, capsys):
+    for samples, value in ((16, 0.9), (4, 0.8), (1, 0.7)):
+        for seed in (0, 1):
+            make(tmp_path, name=f"{samples:05d}{seed}", seed=seed, auroc=value + 0.02 * seed, config=bounds(samples))
+    report.main([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert out.count("\n## ") == 1 and "seeds 0, 1, over probes.bounds.samples" in out
+    lines = [line for line in out.splitlines() if line.startswith("|")]
+    assert lines[0] == "| probes.bounds.samples | l>0 | llr>1 |"
+    assert [line.split(" | ")[-1] for line in lines[2:]] == ["0.710 ± 0.014 |", "0.810 ± 0.014 |", "0.910 ± 0.014 |"]
+    assert "![AUROC over probes.bounds.samples](e.svg)" in out
+    assert (tmp_path / "report" / "e.svg").stat().st_size > 1000
+    assert "data:image/svg+xml;base64," in (tmp_path / "report" / "report.html").read_text()
+    with (tmp_path / "report" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12 and {row["experiment"] for row in rows} == {"e"}
+    assert {row["setting"] for row in rows} == {"1", "4", "16"}
+    with (tmp_path / "report" / "summary.csv").open() as file:
+        found = {(r["setting"], r["score"]): float(r["value"]) for r in csv.DictReader(file)}
+    assert len(found) == 6 and found["16", "llr>1"] == pytest.approx(0.91)
+
+
+def test_limited_sets_are_not_called_whole(tmp_path, capsys):
+    folder = make(tmp_path)
+    report.main([str(tmp_path)])
+    assert "AUROC, whole test sets:" in capsys.readouterr().out
+    (folder / "config.yaml").write_text("data: {limit: 1000}")
+    report.main([str(tmp_path)])
+    assert "AUROC, test sets, at most 1000 of each:" in capsys.readouterr().out
+
+
+def test_a_sweep_over_words_has_a_table_and_no_figure(tmp_path, capsys):
+    for name in ("last", "best"):
+        make(tmp_path, name=name * 2, config=f"checkpoint: {name}")
+    report.main([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert out.index("| best |") < out.index("| last |") and "![" not in out
+    assert not list((tmp_path / "report").glob("*.svg"))
+
+
+def test_titles_name_each_changed_option_once(tmp_path, capsys):
+    for i, (width, rate) in enumerate(((16, 0.1), (16, 0.2), (32, 0.2))):
+        model = f"{{width: {width}}}"
+        make(tmp_path, name=f"aaaaa{i}", config=f"model: {model}\nmethod: {{model: {model}, lr: {rate}}}")
+    report.main([str(tmp_path)])
+    titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("## ")]
+    assert titles == [f"## e (method.lr={rate}, model.width={w})" for w, rate in ((16, 0.1), (16, 0.2), (32, 0.2))]
+
+
+def test_no_folder_of_the_machine_gets_into_the_report(tmp_path):
+    root, out = tmp_path / "machine" / "runs", tmp_path / "elsewhere" / "report"
+    (make(root, paper="hierarchical_llr") / "report.html").write_text("")
+    make(root, name="bbbbbb", seed=1, state="failed", why=f"cannot write {root}/train/x.ckpt: no space")
+    for samples in (1, 2):
+        make(root, "sweep", f"{samples}" * 6, config=bounds(samples))
+    report.main([str(root), "--out", str(out)])
+    files = list(out.iterdir())
+    assert len(files) == 6
+    for path in files:
+        text = path.read_text()
+        assert str(tmp_path) not in text and "machine" not in text and 'href="../' not in text, path
+    assert "cannot write x.ckpt: no space" in (out / "report.md").read_text()
 
 
 def test_what_does_not_follow_the_seed_is_an_option_and_so_are_callbacks(tmp_path, capsys):
@@ -111,7 +179,7 @@ def test_paper_of_the_record_or_of_the_command_line(tmp_path, capsys):
     make(other)
     report.main([str(other)])
     assert "S=250" not in capsys.readouterr().out
-    report.main([str(other), "--paper", str(tables.find_paper("hierarchical_llr")), "--out", str(tmp_path / "out")])
+    report.main([str(other), "--paper", str(printed.find_paper("hierarchical_llr")), "--out", str(tmp_path / "out")])
     assert "0.964 (S=1); 0.984 (S=250)" in capsys.readouterr().out
     assert "0.984" in (tmp_path / "out" / "report.html").read_text()
 

@@ -1,8 +1,7 @@
-"""Rows, cells, tables: arithmetic over seeds, what is marked best, what counts as a paper's answer."""
+"""Rows, cells, tables: arithmetic over seeds, what is marked best, in which order things stand."""
 
 import math
 import statistics
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,6 @@ from oodgen import tables
 from oodgen.errors import UserError
 
 NAN = math.nan
-PAPER = Path(__file__).parents[1] / "experiments" / "hierarchical_llr" / "paper.yaml"
 
 
 def row(score, value, out="mnist", seed=0, metric="auroc", protocol="full", low=NAN, high=NAN):
@@ -117,105 +115,6 @@ def test_an_oracle_line_says_so_whatever_its_score_is_called():
     assert [line.entries[0].text for line in table.lines] == ["llr>2", "llr>2 (oracle)"]
 
 
-def test_the_paper_answers_with_every_sample_count_once():
-    printed = tables.read_paper(PAPER)
-    (cell,) = tables.aggregate([row("llr>1", 0.9)])
-    found = tables.lookup(printed, cell, "hvae")
-    assert [(p.samples, p.value) for p in found] == [("1", 0.964), ("250", 0.984), ("1000", 0.986)]
-    (cell,) = tables.aggregate([row("l>0", 0.9)])
-    (once,) = tables.lookup(printed, cell, "hvae")
-    assert once.value == 0.268 and once.table == "table2, table7"
-    (weighted,) = tables.aggregate([row("llr>1 iw", 0.9)])
-    assert tables.lookup(printed, weighted, "hvae") == found
-    assert not tables.lookup(printed, cell, "glow"), "another method's number is no answer"
-
-
-def test_the_papers_log_p_is_the_bound():
-    (cell,) = tables.aggregate([row("l>0", 0.9, metric="bpd")])
-    assert [p.value for p in tables.lookup(tables.read_paper(PAPER), cell, "hvae")] == [0.317]
-
-
-def paper(tmp_path, **changes):
-    cell = {"in": "fashion_mnist", "out": "mnist", "method": "hvae", "score": "llr>1", "metric": "auroc", "value": 98.4}
-    cell |= {"role": "own_method", "source": "own", **changes}
-    table = {"id": "table1", "unit": "percent", "decimals": 1, "cells": [cell]}
-    import yaml
-
-    (tmp_path / "paper.yaml").write_text(yaml.safe_dump({"slug": "p", "tables": [table]}))
-    return tables.read_paper(tmp_path / "paper.yaml")
-
-
-def test_percentages_become_fractions_with_the_printed_decimals(tmp_path):
-    (item,) = paper(tmp_path)
-    assert item.value == pytest.approx(0.984)
-    table = tables.beside(tables.aggregate([row("llr>1", 0.9)]), [item], "hvae")
-    assert table.lines[0].entries[-1].text == "0.984"
-
-
-def test_a_quoted_number_is_called_quoted(tmp_path):
-    printed = paper(tmp_path, role="quoted", source="quoted(somebody)")
-    table = tables.beside(tables.aggregate([row("llr>1", 0.9)]), printed, "hvae")
-    assert table.lines[0].entries[-1].text == "0.984 quoted" and "somebody" in table.lines[0].entries[-1].hint
-
-
-def test_beside_prefers_equal_numbers_and_shows_only_what_was_printed():
-    rows = [row("llr>1", 0.90), row("llr>1", 0.91, protocol="balanced"), row("llr_ada", 0.99)]
-    table = tables.beside(tables.aggregate(rows), tables.read_paper(PAPER), "hvae")
-    (line,) = table.lines
-    assert [e.text for e in line.entries] == [
-        *("mnist", "llr>1", "0.910", "0.964 (S=1); 0.984 (S=250); 0.986 (S=1000)")
-    ]
-
-
-def test_other_methods_name_the_source_of_what_they_quote():
-    table = tables.elsewhere(tables.read_paper(PAPER), "fashion_mnist", ["mnist"], "hvae")
-    lines = {line.entries[1].text: [e.text for e in line.entries] for line in table.lines}
-    assert lines["binary_classifier: classifier"][2:] == ["quoted(Ren et al. 2019 [1])", "0.455", "0.505", "0.886"]
-    assert not any(name.startswith("hvae:") for name in lines)
-
-
-@pytest.mark.parametrize("text", ["tables: [1", "a: 1", "- 1", ""])
-def test_something_else_than_a_paper_is_named(tmp_path, text):
-    (tmp_path / "paper.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"paper\.yaml") as error:
-        tables.read_paper(tmp_path / "paper.yaml")
-    assert "\n" not in str(error.value)
-
-
-def test_markdown_and_latex_carry_the_same_numbers():
-    table = tables.pivot(many())
-    lines = tables.markdown(table).splitlines()
-    assert len({line.count("|") for line in lines}) == 1
-    assert "| llr_ada | **0.900** |" in "\n".join(lines) and "*control:entropy*" in lines[-1]
-    latex = tables.latex(table)
-    assert r"\textbf{0.900}" in latex and r"llr\_ada" in latex and latex.count(r"\midrule") == 3
-
-
-def test_csv_lists_the_printed_numbers(tmp_path):
-    text = tables.as_csv([row("llr>1", 0.9)], tables.read_paper(PAPER), {"x": "hvae"})
-    head, line = text.splitlines()
-    assert head.split(",") == [*tables.Row._fields, "printed"]
-    assert "0.964 (S=1) [hierarchical_llr, table2]; 0.984 (S=250) [hierarchical_llr, table2]; 0.986 (S=1000)" in line
-    (tmp_path / "again.csv").write_text(text)
-    assert tables.read(tmp_path / "again.csv")[0].value == 0.9
-
-
-def test_the_terminal_table_is_aligned_and_keeps_to_the_width():
-    outs = ["omniglot_inverted", "smallnorb_inverted", *(f"set{i}" for i in range(14))]
-    rows = [row(s, 0.001 * i + 0.5, out=o) for i, o in enumerate(outs) for s in ("l>0", "llr_ada")]
-    rows += [row("control:total_variation", 0.7, out=o, metric="separation") for o in outs]
-    lines = tables.terminal(rows).splitlines()
-    assert max(map(len, lines)) <= 100
-    assert sum(line.startswith("llr_ada") for line in lines) == 2, "two blocks"
-    dots = [
-        [i for i, c in enumerate(line) if c == "."]
-        for line in lines
-        if line.startswith(("l>0", "llr_ada", "control:t"))
-    ]
-    assert dots[0] == dots[1] == dots[2]
-    assert sum(line.count(" 0.") for line in lines) == 3 * len(outs)
-
-
-def test_the_terminal_table_leaves_out_the_inlier_itself():
-    text = tables.terminal([row("l>0", 0.5, out="fashion_mnist"), row("l>0", 0.2)])
-    assert "0.200" in text and "0.500" not in text
+def test_values_of_an_option_stand_in_numeric_order():
+    settings = ["last", "epoch10", "64", "epoch2", "1e-3", "8", "best"]
+    assert sorted(settings, key=tables.natural) == ["1e-3", "8", "64", "epoch2", "epoch10", "best", "last"]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pytorch_lightning.loggers import WandbLogger
 
-from oodgen import page, record, tables
+from oodgen import figures, places, record, tables
 from oodgen.errors import UserError
 
 __all__ = ["publish", "session"]
@@ -91,9 +91,10 @@ def publish(board: WandbLogger, folder: Path) -> None:
     """
     import wandb
 
-    run, facts = board.experiment, page.read_json(folder / "record.json")
+    run, facts = board.experiment, record.read_json(folder / "record.json")
     if run.step == 0:  # the training was found done, so Lightning had nothing to log
-        for step, numbers in _curves(Path(facts["train_dir"]) / "metrics.csv"):
+        train = places.training(folder, facts)
+        for step, numbers in _curves(train / "metrics.csv") if train is not None else ():
             run.log({**numbers, STEP: step})
     rows = [row for row in tables.read(folder / "results.csv") if row.metric == "auroc"]
     inlier = next(name for name, about in facts["datasets"].items() if about["role"] == "inlier")
@@ -161,17 +162,10 @@ def _histograms(score: str, sets: Mapping[str, NDArray[np.float64]], inlier: str
 
 
 def _roc(score: str, sets: Mapping[str, NDArray[np.float64]], inlier: str) -> Any:
-    r"""Points of the ROC at thresholds that leave equally many examples between them.
-
-    At a threshold t: $\mathrm{FPR} = P(s_\mathrm{in} \ge t)$, $\mathrm{TPR} = P(s_\mathrm{out} \ge t)$.
-    """
     lines = []
     for name, values in sets.items():
         if name != inlier:
-            pooled = np.concatenate([sets[inlier], values])
-            levels = np.linspace(1, 0, min(POINTS - 1, len(pooled)))
-            thresholds = np.append(np.inf, np.unique(np.quantile(pooled, levels, method="nearest"))[::-1])
-            false, true = (1 - np.searchsorted(np.sort(v), thresholds) / len(v) for v in (sets[inlier], values))
+            false, true = figures.roc_points(sets[inlier], values, POINTS)
             lines += [[name, x, y] for x, y in zip(false.round(5).tolist(), true.round(5).tolist(), strict=True)]
     return _plot(("out", "false positive rate", "true positive rate"), lines, f"ROC of {score}")
 

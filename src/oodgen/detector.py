@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from yaml import YAMLError
 
-from oodgen import calibration, evaluate, record
+from oodgen import calibration, evaluate, places, record
 from oodgen.calibration import Conversion
 from oodgen.checkpoints import find, load_weights
 from oodgen.data.images import decode
@@ -32,7 +32,6 @@ from oodgen.data.module import preprocess
 from oodgen.device import Device
 from oodgen.errors import UserError
 from oodgen.noise import ExampleNoise
-from oodgen.page import read_json
 from oodgen.parts import build, check_targets
 from oodgen.probes.probe import Evidence, Probe
 
@@ -240,9 +239,8 @@ def _evaluation(run: Path) -> Path:
 
 def _training(folder: Path) -> Path:
     """The training of an evaluation, also where the runs were moved to."""
-    made = read_json(folder / "record.json")
-    moved = [parent / "train" / str(made.get("fingerprint")) for parent in folder.resolve().parents]
-    found = next((path for path in [*moved, Path(str(made.get("train_dir")))] if path.is_dir()), None)
+    made = record.read_json(folder / "record.json")
+    found = places.training(folder, made)
     if found is None:
         raise UserError(
             f"the training {made.get('train_dir')} of {folder} is not there; keep runs/train beside runs/eval"

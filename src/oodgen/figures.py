@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from oodgen.files import whole
 
-__all__ = ["curves", "densities", "progress", "reconstructions", "roc", "save", "style"]
+__all__ = ["curves", "densities", "progress", "reconstructions", "roc", "roc_points", "save", "style"]
 
 Array = NDArray[Any]
 
@@ -119,15 +119,23 @@ def _finite(values: Array) -> Array:
     return values[np.isfinite(values)]
 
 
-def _roc_points(inlier: Array, out: Array) -> tuple[Array, Array]:
-    """False and true positive rates at every threshold: an example is called out when its score reaches it."""
+def roc_points(inlier: Array, out: Array, points: int = 300) -> tuple[Array, Array]:
+    """False and true positive rates: an example is called out when its score reaches the threshold.
+
+    Of more thresholds than `points`, those are kept that are evenly spread along the curve's length, so that steep and
+    flat parts keep their corners: a curve of ten thousand steps is a hundred kilobytes that nobody can see.
+    """
     scores = np.concatenate([inlier, out])
     positive = np.concatenate([np.zeros(len(inlier)), np.ones(len(out))])
     order = np.argsort(-scores, kind="stable")
     scores, positive = scores[order], positive[order]
     last = np.append(scores[1:] != scores[:-1], True)
     true, false = np.cumsum(positive)[last], np.cumsum(1 - positive)[last]
-    return np.append(0.0, false / len(inlier)), np.append(0.0, true / len(out))
+    x, y = np.append(0.0, false / len(inlier)), np.append(0.0, true / len(out))
+    length = np.cumsum(np.append(0.0, np.abs(np.diff(x)) + np.abs(np.diff(y))))
+    spread = np.searchsorted(length, np.linspace(0, length[-1], points)).clip(0, len(x) - 1)
+    keep = np.arange(len(x)) if len(x) <= points else np.unique(np.append(spread, len(x) - 1))
+    return x[keep], y[keep]
 
 
 def roc(scores: Mapping[str, Mapping[str, Array]], inlier: str) -> Figure:
@@ -143,22 +151,15 @@ def roc(scores: Mapping[str, Mapping[str, Array]], inlier: str) -> Figure:
             axis.plot([0, 1], [0, 1], color="#c4c8ce", linewidth=0.8, zorder=0)
             for name, values in sets.items():
                 if name != inlier and len(_finite(values)):
-                    x, y = _roc_points(_finite(sets[inlier]), _finite(values))
-                    # a curve of ten thousand steps is a hundred kilobytes that nobody can see
-                    keep = np.unique(np.concatenate([[0, len(x) - 1], _resample(x, y)]))
                     colour, dash = style(name)
-                    axis.plot(x[keep], y[keep], color=colour, linestyle=dash, label=name)
+                    axis.plot(
+                        *roc_points(_finite(sets[inlier]), _finite(values)), color=colour, linestyle=dash, label=name
+                    )
             axis.set(title=score, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), box_aspect=1)
             axis.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], xlabel="false positive rate")
             axis.grid(color=GRID, linewidth=0.6)
         axes[0].set_ylabel("true positive rate")
         return _finish(figure, axes, len(scores))
-
-
-def _resample(x: Array, y: Array, points: int = 300) -> Array:
-    """Indices evenly spread along the curve's length, so that steep and flat parts keep their corners."""
-    length = np.cumsum(np.append(0.0, np.abs(np.diff(x)) + np.abs(np.diff(y))))
-    return np.searchsorted(length, np.linspace(0, length[-1], points)).clip(0, len(x) - 1)
 
 
 def _window(sets: Mapping[str, Array], inlier: str) -> tuple[float, float, list[str]]:
@@ -307,25 +308,40 @@ def _settled(axis: Axes, series: Sequence[Array]) -> None:
     axis.set_ylim(low - pad, high + pad)
 
 
-def progress(points: Sequence[tuple[float, Mapping[str, float]]], title: str = "") -> Figure:
-    """AUROC over epochs, a line for each score.
+def progress(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]], key: str = "epoch", powers: bool = False
+) -> Figure:
+    """AUROC against an option: a panel for each out set, a line for each score, its sd over seeds as a band.
+
+    A variant, a score's name and a further word, has that score's colour and is dashed.
 
     Arguments:
-        points: (epoch, score name -> AUROC), in order of the epochs.
-        title: Shown above, e.g. the pair of data sets.
+        panels: Out set -> score -> (value of the option, AUROC, sd or nan), in order of the values.
+        key: The option's name.
+        powers: Whether the option's axis is logarithmic.
     """
+    scores = list(dict.fromkeys(score for lines in panels.values() for score in lines))
+    stems = list(dict.fromkeys(score.split(" ")[0] for score in scores))
+    values = sorted({x for lines in panels.values() for points in lines.values() for x, *_ in points})
     with matplotlib.rc_context(LOOK):
-        figure, axes = _panels(1, 1, 5.6, 2.7)
-        axis = axes[0]
-        names = list(dict.fromkeys(name for _, values in points for name in values))
-        axis.axhline(0.5, color="#c4c8ce", linewidth=0.8, zorder=0)
-        for i, name in enumerate(names):
-            known = [(epoch, values[name]) for epoch, values in points if name in values]
-            colour, dash = PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)]
-            axis.plot(*zip(*known, strict=True), color=colour, linestyle=dash, marker="o", markersize=3, label=name)
-        axis.set(title=title, xlabel="epoch", ylabel="AUROC", ylim=(-0.02, 1.02))
-        axis.grid(color=GRID, linewidth=0.6)
-        return _finish(figure, axes, 1)
+        figure, axes = _panels(len(panels), 2, 8.4 if len(panels) == 1 else 4.4, 2.9)
+        for axis, (out, lines) in zip(axes, panels.items(), strict=False):
+            axis.axhline(0.5, color="#c4c8ce", linewidth=0.8, zorder=0)
+            for score, points in lines.items():
+                x, y, sd = np.array(points, dtype=float).T
+                stem, _, variant = score.partition(" ")
+                colour, dash = PALETTE[stems.index(stem) % len(PALETTE)], DASHES[1 if variant else 0]
+                axis.plot(x, y, color=colour, linestyle=dash, marker="o", markersize=3, label=score)
+                if np.isfinite(sd).any():
+                    axis.fill_between(x, y - np.nan_to_num(sd), y + np.nan_to_num(sd), color=colour, alpha=0.12, lw=0)
+            if powers:
+                axis.set_xscale("log")
+            if len(values) <= 12:
+                axis.set_xticks(values, [f"{value:g}" for value in values])
+                axis.minorticks_off()
+            axis.set(title=out, xlabel=key, ylabel="AUROC", ylim=(-0.02, 1.02))
+            axis.grid(color=GRID, linewidth=0.6)
+        return _finish(figure, axes, len(panels))
 
 
 def save(figure: Figure, path: Path) -> Path:

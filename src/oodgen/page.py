@@ -2,7 +2,6 @@ r"""One run as one page: report.html, self-contained, and the figures it shows a
 
 import base64
 import csv
-import json
 import math
 import re
 import zipfile
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jinja2
 from markupsafe import Markup, escape
 
-from oodgen import tables
+from oodgen import groups, places, printed, record, tables
 from oodgen.errors import UserError
 from oodgen.files import write_text
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-__all__ = ["Picture", "read_json", "render", "verdict", "write"]
+__all__ = ["Picture", "render", "show", "verdict", "write"]
 
 METRICS = {
     "auprc": "AUPRC, OOD positive",
@@ -39,21 +38,6 @@ class Picture(NamedTuple):
     name: str
     uri: str
     words: str
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Raises:
-        UserError: it is missing, cut off or something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; evaluate this run again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a record; evaluate this run again")
-    return value
 
 
 def _tint(value: float) -> Markup:
@@ -175,7 +159,8 @@ def _panels(scores: Sequence[str]) -> list[str]:
     return (first + [s for s in honest if s not in first])[:4]
 
 
-def _show(figure: "Figure", path: Path, words: str = "") -> Picture:
+def show(figure: "Figure", path: Path, words: str = "") -> Picture:
+    """A figure, written to a file and as the page shows it."""
     from oodgen import figures
 
     return _embed(figures.save(figure, path), words)
@@ -186,21 +171,14 @@ def _embed(path: Path, words: str = "") -> Picture:
     return Picture(path.stem, f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}", words)
 
 
-def _train_dir(eval_dir: Path, name: str) -> Path | None:
-    """The training's folder, wherever the runs folder was moved to together with it."""
-    places = [Path(name), *(parent / name for parent in eval_dir.resolve().parents)]
-    places += [parent / "train" / Path(name).name for parent in eval_dir.resolve().parents]
-    return next((place for place in places if place.is_dir()), None) if name else None
-
-
-def _pictures(eval_dir: Path, record: Mapping[str, Any], inlier: str) -> dict[str, list[Picture]]:
+def _pictures(eval_dir: Path, facts: Mapping[str, Any], inlier: str) -> dict[str, list[Picture]]:
     import numpy as np
 
     from oodgen import figures
 
     folder = eval_dir / "figures"
     sets = {
-        name: _columns(path) for name in record["datasets"] if (path := eval_dir / "scores" / f"{name}.csv").is_file()
+        name: _columns(path) for name in facts["datasets"] if (path := eval_dir / "scores" / f"{name}.csv").is_file()
     }
     shown: dict[str, list[Picture]] = {"scores": [], "levels": [], "training": [], "more": []}
     if sets.get(inlier) and len(sets) > 1:
@@ -209,25 +187,25 @@ def _pictures(eval_dir: Path, record: Mapping[str, Any], inlier: str) -> dict[st
             score: {name: columns[score] for name, columns in sets.items() if score in columns} for score in names
         }
         shown["scores"] = [
-            _show(figures.densities(chosen, inlier), folder / "densities.svg", "densities of four scores"),
-            _show(figures.roc(chosen, inlier), folder / "roc.svg", "ROC curves of the same scores"),
+            show(figures.densities(chosen, inlier), folder / "densities.svg", "densities of four scores"),
+            show(figures.roc(chosen, inlier), folder / "roc.svg", "ROC curves of the same scores"),
         ]
     if (path := eval_dir / "reconstructions.npz").is_file():
         try:
             with np.load(path, allow_pickle=False) as archive:
-                order = [name for name in (inlier, *record["datasets"]) if name in archive]
+                order = [name for name in (inlier, *facts["datasets"]) if name in archive]
                 grids = {name: archive[name][:, :8] for name in dict.fromkeys(order)}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"cannot read {path}: {error}; evaluate this run again") from error
         for name, images in grids.items():
             title = f"{name} (in)" if name == inlier else name
             path = folder / ("levels_" + re.sub(r"[^\w-]", "_", name) + ".png")
-            shown["levels"].append(_show(figures.reconstructions(images, title), path, f"reconstructions of {name}"))
-    train = _train_dir(eval_dir, record.get("train_dir", ""))
+            shown["levels"].append(show(figures.reconstructions(images, title), path, f"reconstructions of {name}"))
+    train = places.training(eval_dir, facts)
     if train is not None and (path := train / "metrics.csv").is_file():
         drawn = figures.curves(_columns(path))
         if drawn is not None:
-            shown["training"] = [_show(drawn, folder / "curves.svg", "training curves")]
+            shown["training"] = [show(drawn, folder / "curves.svg", "training curves")]
     ours = {picture.name for pictures in shown.values() for picture in pictures}
     extra = [
         p for p in sorted(folder.glob("*")) if p.suffix in (".svg", ".png") and p.stem not in ours and p.name[0] != "."
@@ -236,26 +214,26 @@ def _pictures(eval_dir: Path, record: Mapping[str, Any], inlier: str) -> dict[st
     return shown
 
 
-def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    provenance = record.get("provenance") or {}
+def _about(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    provenance = facts.get("provenance") or {}
     seconds = provenance.get("seconds") or {}
     memory = provenance.get("peak_memory_mb")
-    facts = {
+    found = {
         "commit": provenance.get("commit"),
         "date": provenance.get("date"),
-        "seed": record.get("seed"),
-        "method": record.get("method"),
-        "parameters": f"{count:,}" if (count := (record.get("model") or {}).get("parameters")) else None,
+        "seed": facts.get("seed"),
+        "method": facts.get("method"),
+        "parameters": f"{count:,}" if (count := (facts.get("model") or {}).get("parameters")) else None,
         "time": ", ".join(f"{_duration(float(s))} to {what}" for what, s in seconds.items() if s is not None),
         "peak memory": f"{memory:,.0f} MB" if memory else None,
         "hardware": _words(provenance.get("hardware")),
         "threads": provenance.get("threads"),
         "precision": provenance.get("precision"),
         "versions": _words(provenance.get("versions")),
-        "fingerprint": record.get("fingerprint"),
-        "training": record.get("train_dir"),
+        "fingerprint": facts.get("fingerprint"),
+        "training": "/".join(Path(train).parts[-2:]) if (train := facts.get("train_dir")) else None,
     }
-    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
+    return [(name, str(value)) for name, value in found.items() if value not in (None, "")]
 
 
 def _samples(datasets: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -286,20 +264,21 @@ def write(eval_dir: Path) -> Path:
     Raises:
         UserError: a file of the record is missing or damaged.
     """
-    record = read_json(eval_dir / "record.json")
+    facts = record.read_json(eval_dir / "record.json")
+    config = groups.read_config(eval_dir)
     rows = tables.read(eval_dir / "results.csv")
     if not rows:
         raise UserError(f"{eval_dir / 'results.csv'} holds no row; evaluate this run again")
     cells = tables.aggregate(rows)
     try:
-        inlier = next(name for name, facts in record["datasets"].items() if facts["role"] == "inlier")
-        method = record["method"]
+        inlier = next(name for name, about in facts["datasets"].items() if about["role"] == "inlier")
+        method = facts["method"]
     except (KeyError, StopIteration, TypeError, AttributeError) as error:
         raise UserError(
             f"{eval_dir / 'record.json'} names no method or no inlier set; evaluate this run again"
         ) from error
-    path = tables.find_paper(record["paper"]) if record.get("paper") else None
-    printed = tables.read_paper(path) if path else []
+    path = printed.find_paper(facts["paper"]) if facts.get("paper") else None
+    paper = printed.read_paper(path) if path else []
     protocol = tables.main_protocol(cells)
     pairs = [cell for cell in cells if cell.out != cell.inlier]
     measured = {cell.metric for cell in cells}
@@ -307,20 +286,24 @@ def write(eval_dir: Path) -> Path:
     if protocol == "full" and any(cell.protocol == "balanced" for cell in pairs):
         others.insert(0, ("AUROC, equal numbers in and out", tables.pivot(pairs, "auroc", "balanced")))
     outs = list(dict.fromkeys(cell.out for cell in pairs))
+    pictures = _pictures(eval_dir, facts, inlier)
+    shown = places.bare(facts)  # a page may be published, and says nothing of the machine's folders
     html = render(
         "page.html",
-        title=record.get("experiment", eval_dir.parent.name),
-        record=record,
+        title=facts.get("experiment", eval_dir.parent.name),
+        record=shown,
+        smoke=config.get("smoke") == "True",
         inlier=inlier,
-        protocol=protocol,
+        extent=groups.extent(config, cells),
         verdict=verdict(cells),
         main=tables.pivot(pairs),
         others=[(words, table) for words, table in others if table.lines],
-        beside=tables.beside(cells, printed, method),
-        elsewhere=tables.elsewhere(printed, inlier, outs, method),
-        pictures=_pictures(eval_dir, record, inlier),
-        facts=_facts(record),
-        samples=_samples(record["datasets"]),
+        beside=printed.beside(cells, paper, method),
+        sampling=groups.sampling(config),
+        elsewhere=printed.elsewhere(paper, inlier, outs, method),
+        pictures=pictures,
+        facts=_about(shown | {"train_dir": facts.get("train_dir")}),
+        samples=_samples(facts["datasets"]),
     )
     write_text(eval_dir / "report.html", html)
     return eval_dir / "report.html"

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
 from omegaconf import DictConfig, OmegaConf
 
-from oodgen import record, tables
+from oodgen import record, render, tables
 from oodgen.errors import UserError
 from oodgen.files import write_text
 from oodgen.paths import config_dir
@@ -120,7 +120,7 @@ def _finished(folder: Path) -> str | None:
 def _summary(folder: Path) -> str:
     report = folder / "report.html"
     there = report.relative_to(Path.cwd()) if report.is_relative_to(Path.cwd()) else report
-    return f"{tables.terminal(tables.read(folder / 'results.csv'))}\n\n{there}"
+    return f"{render.terminal(tables.read(folder / 'results.csv'))}\n\n{there}"
 
 
 def main() -> None:

@@ -1,50 +1,33 @@
-r"""Result rows as tables: over seeds, beside a paper's printed numbers, as Markdown, LaTeX, CSV or terminal text.
-
-A row is one number of one run, a cell is one number of one experiment (a row, or the mean over seeds), a table is cells
-laid out for reading. HTML is made from the same tables by `templates/tables.html`.
-
-How a cell finds its printed numbers: same inlier set (`in`), same `out`, same method slug, same metric, same score. A
-paper's `log_p` of a variational model is its bound, so it answers to `l>0`. Papers do not tell `llr>1` from
-`llr>1 iw`, which takes the importance-weighted bound, so both find the same numbers. The sample count is not matched,
-since it is not part of a score's name here: every printed count is listed with its number. A number that two tables of
-a paper print alike is listed once. Percentages become fractions by the table's unit.
+r"""Result rows as tables: a row is one number of one run, a cell one number of one experiment (a row, or the mean over
+seeds), a table is cells laid out for reading. `oodgen.render` writes tables down; `templates/tables.html` does as HTML.
 """
 
 import csv
-import io
 import math
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-import yaml
 
 from oodgen.errors import UserError
 
 __all__ = [
+    "FRACTIONS",
     "Cell",
     "Entry",
     "Line",
-    "Printed",
     "Row",
     "Table",
     "aggregate",
-    "as_csv",
-    "beside",
-    "elsewhere",
-    "find_paper",
+    "entry",
     "gloss",
-    "latex",
-    "lookup",
     "main_protocol",
-    "markdown",
+    "natural",
     "number",
     "pivot",
+    "rank",
     "read",
-    "read_paper",
-    "terminal",
 ]
 
 FRACTIONS = ("auroc", "auprc", "auprc_in", "ap", "fpr80", "fpr95", "accuracy", "separation")
@@ -85,24 +68,6 @@ class Cell(NamedTuple):
     seeds: tuple[int, ...]
     n_in: int
     n_out: int
-
-
-class Printed(NamedTuple):
-    """One number printed in a paper. `quoted` means that its authors copied it: never comparable as their own."""
-
-    paper: str
-    table: str
-    inlier: str
-    out: str
-    method: str
-    score: str
-    metric: str
-    samples: str
-    value: float
-    std: float
-    quoted: bool
-    source: str
-    decimals: int
 
 
 class Entry(NamedTuple):
@@ -199,7 +164,8 @@ _VARIANTS = {
 }
 
 
-def _rank(score: str) -> tuple[int, int, str]:
+def rank(score: str) -> tuple[int, int, str]:
+    """Sorts scores as a reader expects them: bounds, ratios, the adaptive one, others; levels count as numbers."""
     name = score.split(" ")[0]
     stem, level = re.fullmatch(r"(.*?)(\d*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
     family = stem if stem in ("l>", "llr>", "kl_") else "complexity" if name.startswith("complexity") else name
@@ -231,12 +197,25 @@ def gloss(score: str) -> str:
     return words.get(score, families.get(stem, "") if level else "")
 
 
+def natural(setting: str) -> tuple[bool, str, float, str]:
+    """Sorts values of an option as a reader expects them: epoch2 before epoch10, words after numbers.
+
+    The third part is the number at the end of the value, infinite where there is none.
+    """
+    found = re.fullmatch(r"(.*?)([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", setting, re.IGNORECASE)
+    if not found:
+        return True, "", math.inf, setting
+    # in run-2 the sign is a hyphen
+    return False, found[1], float(found[2].lstrip("+-") if found[1] else found[2]), setting
+
+
 def number(metric: str, value: float) -> str:
     """A value as tables print it: three decimals, one for nats."""
     return "–" if math.isnan(value) else f"{value:.1f}" if metric == "nats" else f"{value:.3f}"
 
 
-def _entry(cell: Cell) -> Entry:
+def entry(cell: Cell) -> Entry:
+    """A cell as tables show it: the mean and its deviation, or the value with its interval in small print."""
     text = number(cell.metric, cell.value)
     counts = f"{cell.protocol} sets, n = {cell.n_in:,} in, {cell.n_out:,} out" if cell.n_out else cell.protocol
     if len(cell.seeds) > 1:
@@ -264,221 +243,19 @@ def pivot(cells: Sequence[Cell], metric: str = "auroc", protocol: str | None = N
         if cell.metric == wanted and cell.protocol in (protocol, "oracle"):
             kind = "control" if control else "oracle" if cell.protocol == "oracle" else "score"
             outs.setdefault(cell.out)
-            found.setdefault((kind, cell.score), {})[cell.out] = _entry(cell)
+            found.setdefault((kind, cell.score), {})[cell.out] = entry(cell)
     sign = -1 if metric in LOWER_IS_BETTER else 1
     for out in outs:
         honest = {s: e[out] for (kind, s), e in found.items() if kind == "score" and out in e}
         if metric in FRACTIONS and len(honest) > 1:
             best = max(honest.values(), key=lambda e: sign * e.value if e.value == e.value else -math.inf)
-            for score, entry in honest.items():
-                if number(metric, entry.value) == number(metric, best.value):
-                    found["score", score][out] = entry._replace(best=True)
+            for score, shown in honest.items():
+                if number(metric, shown.value) == number(metric, best.value):
+                    found["score", score][out] = shown._replace(best=True)
     kinds = ("score", "oracle", "control")
     lines = []
-    for kind, score in sorted(found, key=lambda key: (kinds.index(key[0]), _rank(key[1]))):
+    for kind, score in sorted(found, key=lambda key: (kinds.index(key[0]), rank(key[1]))):
         label = f"{score} (oracle)" if kind == "oracle" and "oracle" not in score else score
         entries = [found[kind, score].get(out, Entry("")) for out in outs]
         lines.append(Line(kind, (Entry(label, gloss(score)), *entries)))
     return Table(("score", *outs), tuple(lines))
-
-
-def find_paper(slug: str) -> Path | None:
-    """The transcribed numbers of a paper: in the working folder, the checkout or the installed package."""
-    package = Path(__file__).resolve().parent
-    for root in (Path(), package.parents[1], package):
-        path = root / "experiments" / slug / "paper.yaml"
-        if path.is_file():
-            return path
-    return None
-
-
-def read_paper(path: Path) -> list[Printed]:
-    """The numbers a paper prints, AUROC and its like as fractions.
-
-    Raises:
-        UserError: the file is missing or not of the expected form.
-    """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        paper = yaml.load(path.read_text(encoding="utf-8"), loader)
-        found = []
-        for table in paper["tables"]:
-            for cell in table["cells"]:
-                metric = cell["metric"]
-                unit = table.get("unit_by_metric", {}).get(metric, table["unit"])
-                scale = 100 if unit == "percent" and metric in FRACTIONS else 1
-                std = math.nan if cell.get("std") is None else float(cell["std"]) / scale
-                samples = "" if cell.get("samples") is None else str(cell["samples"])
-                score = "l>0" if cell["score"] == "log_p" else cell["score"] or ""
-                names = (paper["slug"], table["id"], cell["in"], cell["out"], cell["method"], score, metric, samples)
-                value, quoted, source = float(cell["value"]) / scale, cell["role"] == "quoted", str(cell["source"])
-                # as many decimals as were printed: a table of three significant digits states no fixed number
-                places = table["decimals"] if isinstance(table["decimals"], int) else len(str(value).partition(".")[2])
-                found.append(Printed(*names, value, std, quoted, source, places + (2 if scale == 100 else 0)))
-        return found
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give the path of a paper.yaml") from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not a paper's table of numbers ({type(error).__name__}: {reason})") from error
-
-
-def lookup(printed: Iterable[Printed], cell: Cell, method: str) -> list[Printed]:
-    """The printed numbers that answer to a cell, each once, by the rule at the head of this file."""
-    wanted = (cell.inlier, cell.out, method, cell.score.removesuffix(" iw"), cell.metric)
-    found: dict[tuple[str, str, float, bool], Printed] = {}
-    for item in printed:
-        if (item.inlier, item.out, item.method, item.score, item.metric) == wanted:
-            key = (item.paper, item.samples, item.value, item.quoted)
-            other = found.get(key)
-            found[key] = item if other is None else other._replace(table=f"{other.table}, {item.table}")
-    return sorted(found.values(), key=lambda item: (item.paper, int(item.samples) if item.samples.isdigit() else 0))
-
-
-def _printed_entry(item: Printed) -> Entry:
-    text = f"{item.value:.{item.decimals}f}"
-    if not math.isnan(item.std):
-        text += f" ± {item.std:.{item.decimals}f}"
-    if item.samples:
-        text += f" (S={item.samples})"
-    where = f"{item.paper}, {item.table}"
-    return Entry(f"{text} quoted" if item.quoted else text, "", f"{where}; {item.source}" if item.quoted else where)
-
-
-def _several(items: Iterable[Entry]) -> Entry:
-    items = list(items)
-    return Entry("; ".join(e.text for e in items), "", " · ".join(e.hint for e in items if e.hint))
-
-
-def beside(cells: Sequence[Cell], printed: Sequence[Printed], method: str) -> Table:
-    """Our numbers beside the printed ones: a line per out set and score, equal numbers in and out where measured."""
-    ours: dict[tuple[str, str], dict[str, Cell]] = {}
-    for protocol in ("full", "balanced"):
-        for cell in cells:
-            if cell.protocol == protocol:
-                ours.setdefault((cell.out, cell.score), {})[cell.metric] = cell
-    matched = {
-        pair: {m: (cell, items) for m, cell in row.items() if (items := lookup(printed, cell, method))}
-        for pair, row in ours.items()
-    }
-    metrics = [m for m in ("auroc", "auprc", "fpr80", "fpr95", "bpd") if any(m in row for row in matched.values())]
-    outs = list(dict.fromkeys(out for out, _ in matched))
-    lines = []
-    for out, score in sorted(matched, key=lambda pair: (outs.index(pair[0]), _rank(pair[1]))):
-        row = matched[out, score]
-        entries = [Entry(out), Entry(score, gloss(score))]
-        for metric in metrics:
-            if metric in row:
-                cell, items = row[metric]
-                entries += [_entry(cell), _several(map(_printed_entry, items))]
-            else:
-                entries += [Entry(""), Entry("")]
-        if row:
-            lines.append(Line("score", tuple(entries)))
-    head = [
-        f"{metric if metric == 'bpd' else metric.upper()} {whose}" for metric in metrics for whose in ("ours", "paper")
-    ]
-    return Table(("out", "score", *head), tuple(lines), labels=2)
-
-
-def elsewhere(printed: Sequence[Printed], inlier: str, outs: Sequence[str], method: str) -> Table:
-    """What the papers print for the same pairs and other methods; quoted numbers say from where."""
-    metrics = ("auroc", "auprc", "fpr80")
-    found: dict[tuple[str, str, str, str], dict[str, Printed]] = {}
-    for item in printed:
-        if item.inlier == inlier and item.out in outs and item.method != method and item.metric in metrics:
-            origin = item.source if item.quoted else f"{item.paper}, {item.table}"
-            found.setdefault((item.out, f"{item.method}: {item.score}", item.samples, origin), {})[item.metric] = item
-    lines = []
-    for (out, name, samples, origin), row in sorted(found.items(), key=lambda pair: outs.index(pair[0][0])):
-        values = [Entry(f"{row[m].value:.{row[m].decimals}f}" if m in row else "") for m in metrics]
-        label = Entry(f"{name} (S={samples})" if samples else name)
-        lines.append(Line("score", (Entry(out), label, Entry(origin), *values)))
-    return Table(("out", "method: score", "source", *(m.upper() for m in metrics)), tuple(lines), labels=3)
-
-
-def markdown(table: Table) -> str:
-    """A GitHub table; the best of a column is bold, oracle and control lines are set in italics."""
-    widths = [":---" if i < table.labels else "---:" for i in range(len(table.head))]
-    lines = ["| " + " | ".join(table.head) + " |", "|" + "|".join(widths) + "|"]
-    for line in table.lines:
-        texts = [e.text.replace("|", r"\|") for e in line.entries]
-        if line.kind != "score":
-            texts[0] = f"*{texts[0]}*"
-        lines.append(
-            "| " + " | ".join(f"**{t}**" if e.best else t for t, e in zip(texts, line.entries, strict=True)) + " |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def latex(table: Table) -> str:
-    """A booktabs tabular."""
-
-    def escape(text: str) -> str:
-        text = re.sub(r"([&%_#$])", r"\\\1", text)
-        return text.replace(">", "$>$").replace("±", r"$\pm$").replace("–", "--")
-
-    lines = [r"\begin{tabular}{" + "l" * table.labels + "r" * (len(table.head) - table.labels) + "}", r"\toprule"]
-    lines += [" & ".join(map(escape, table.head)) + r" \\", r"\midrule"]
-    for i, line in enumerate(table.lines):
-        if i and line.kind != table.lines[i - 1].kind:
-            lines.append(r"\midrule")
-        lines.append(
-            " & ".join(rf"\textbf{{{escape(e.text)}}}" if e.best else escape(e.text) for e in line.entries) + r" \\"
-        )
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-def as_csv(records: Sequence[Row] | Sequence[Cell], printed: Sequence[Printed], methods: Mapping[str, str]) -> str:
-    """Rows or cells as CSV, with a last column of the printed numbers. `methods` names each experiment's method."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    fields = type(records[0])._fields if records else Row._fields
-    writer.writerow([*fields, "printed"])
-    for record in records:
-        cell = record if isinstance(record, Cell) else aggregate([record])[0]
-        items = [_printed_entry(item) for item in lookup(printed, cell, methods.get(record.experiment, ""))]
-        values = [" ".join(map(str, v)) if isinstance(v, tuple) else "" if v != v else v for v in record]
-        writer.writerow([*values, "; ".join(f"{e.text} [{e.hint}]" for e in items)])
-    return text.getvalue()
-
-
-def terminal(rows: Sequence[Row], width: int = 100) -> str:
-    """AUROC of scores x out sets as plain text, controls below a rule; wide tables continue in blocks."""
-    cells = aggregate(rows)
-    table = pivot([cell for cell in cells if cell.out != cell.inlier], "auroc")
-    head = [["score"], *([f"{part} " for part in re.findall(r"[^_]+_?", name)] for name in table.head[1:])]
-    body = [[line.entries[0].text, *(e.text + "* "[not e.best] for e in line.entries[1:])] for line in table.lines]
-    sizes = [max(map(len, column)) for column in zip(*body, strict=True)] if body else [0] * len(head)
-    sizes = [max(size, *map(len, words)) for size, words in zip(sizes, head, strict=True)]
-    blocks: list[list[int]] = [[]]
-    for i in range(1, len(sizes)):
-        if blocks[-1] and sizes[0] + sum(sizes[j] + 2 for j in [*blocks[-1], i]) > width:
-            blocks.append([])
-        blocks[-1].append(i)
-    text: list[str] = []
-    for block in blocks:
-        if text:
-            text.append("")
-        columns = [0, *block]
-        depth = max(len(head[i]) for i in columns)
-        padded = [[""] * (depth - len(head[i])) + head[i] for i in columns]
-        grid = [[words[d] for words in padded] for d in range(depth)]
-        rule = "-" * (sizes[0] + sum(sizes[i] + 2 for i in block))
-        show = [_spaced(line, [sizes[i] for i in columns]) for line in grid] + [rule]
-        for n, line in enumerate(table.lines):
-            if n and line.kind != table.lines[n - 1].kind:
-                show.append(rule)
-            show.append(_spaced([body[n][i] for i in columns], [sizes[i] for i in columns]))
-        text += show
-    notes = ["AUROC, larger score = more OOD; * best of a column"]
-    if any(line.kind == "oracle" for line in table.lines):
-        notes.append("oracle: chosen with OOD data in hand")
-    if any(line.kind == "control" for line in table.lines):
-        notes.append("control: the image alone, max(a, 1 - a)")
-    return "\n".join([*text, *notes])
-
-
-def _spaced(texts: Sequence[str], sizes: Sequence[int]) -> str:
-    first = texts[0].ljust(sizes[0])
-    return (first + "".join("  " + t.rjust(s) for t, s in zip(texts[1:], sizes[1:], strict=True))).rstrip()

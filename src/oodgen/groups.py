@@ -1,0 +1,198 @@
+"""Finished runs, and which belong together: seeds are averaged, one swept option is a study, others stand apart."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from oodgen import record, tables
+from oodgen.errors import UserError
+
+__all__ = ["Experiment", "Run", "collect", "experiments", "extent", "read_config", "sampling"]
+
+# Options that may differ between two runs of one experiment without making them different experiments: each is named by
+# its place in the config and stands for all below it. What follows `seed` is found by its value.
+INCIDENTAL = ("seed", "logger", "runs", "retrain", "notes", "data.root", "device.threads")
+UNSET = "unset"
+
+
+class Run(NamedTuple):
+    """One finished run."""
+
+    folder: Path
+    record: Mapping[str, Any]
+    config: Mapping[str, str]
+    rows: list[tables.Row]
+
+
+class Experiment(NamedTuple):
+    """Runs that differ in their seed, and in a study also in one option.
+
+    Arguments:
+        name: Its title, which also stands in the column `experiment`.
+        key: The option that a study sweeps; "" where there is none.
+        runs: Value of the key -> its runs, in the order of the values; "" -> all runs, where nothing is swept.
+    """
+
+    name: str
+    key: str
+    runs: dict[str, list[Run]]
+
+    @property
+    def members(self) -> list[tuple[str, Run]]:
+        """Every run with its value of the key."""
+        return [(setting, run) for setting, runs in self.runs.items() for run in runs]
+
+    @property
+    def rows(self) -> list[tuple[str, tables.Row]]:
+        """Every row with its value of the key."""
+        return [(setting, row._replace(experiment=self.name)) for setting, run in self.members for row in run.rows]
+
+    def cells(self) -> dict[str, list[tables.Cell]]:
+        """Value of the key -> its means over seeds."""
+        return {setting: tables.aggregate(row for value, row in self.rows if value == setting) for setting in self.runs}
+
+
+def collect(root: Path) -> tuple[list[Run], list[str]]:
+    """All finished runs below a folder, and a line for each one that is not.
+
+    Raises:
+        UserError: there is no such folder, no finished run in it, or a damaged file.
+    """
+    if not root.is_dir():
+        raise UserError(f"no folder {root}; give the one that `python -m oodgen.run` writes to")
+    runs, skipped = [], []
+    for path in sorted((root / "eval" if (root / "eval").is_dir() else root).rglob("state.json")):
+        if _is_training(path.parent) or not any((path.parent / n).exists() for n in ("record.json", "config.yaml")):
+            continue
+        state = record.read_json(path)
+        if state.get("state") == "done":
+            runs.append(_run(path.parent))
+        else:
+            why = f": {state['why']}" if state.get("why") else ""
+            skipped.append(f"{path.parent.relative_to(root)} is {state.get('state', 'without a state')}{why}")
+    if not runs:
+        states = Counter(line.split(" is ")[1].split(":")[0] for line in skipped)
+        others = f" ({', '.join(f'{n} {state}' for state, n in sorted(states.items()))})" if skipped else ""
+        raise UserError(
+            f"no finished run in {root}{others}; run an experiment first: python -m oodgen.run +experiment=quickstart"
+        )
+    return runs, skipped
+
+
+def _is_training(folder: Path) -> bool:
+    """Whether a run's directory is runs/train/<fingerprint>, and not runs/eval/train/<hash>."""
+    kind, root = folder.resolve().parts[-2], folder.resolve().parts[-3:-2]
+    return kind == "train" and root != ("eval",)
+
+
+def _run(folder: Path) -> Run:
+    facts = record.read_json(folder / "record.json")
+    if not {"experiment", "seed", "method"} <= facts.keys():
+        raise UserError(f"{folder / 'record.json'} lacks experiment, seed or method; evaluate this run again")
+    return Run(folder, facts, read_config(folder), tables.read(folder / "results.csv"))
+
+
+def read_config(folder: Path) -> dict[str, str]:
+    """The resolved config of a run as `a.b.c` -> value, in its order; empty where there is no config.yaml.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = folder / "config.yaml"
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), loader) if path.exists() else {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    return dict(_flat(config or {}))
+
+
+def _flat(config: Any, prefix: str = "") -> list[tuple[str, str]]:
+    if not isinstance(config, dict):
+        return [(prefix, str(config))]
+    return [pair for key, value in config.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def sampling(config: Mapping[str, str]) -> str:
+    """How many samples a run's bounds took, in words; empty where no probe says so."""
+    probes = [key.removesuffix(".samples") for key in config if key.startswith("probes.") and key.endswith(".samples")]
+    counts = dict.fromkeys((config[f"{p}.samples"], config.get(f"{p}.samples_k", UNSET)) for p in probes)
+    words = [f"S = {s}" if k in (s, UNSET) else f"S = {s} for l>0 and {k} for l>k" for s, k in counts]
+    return " or ".join(words)
+
+
+def extent(config: Mapping[str, str], cells: Sequence[tables.Cell]) -> str:
+    """Of which examples the numbers are, in words: a limited run has no whole test sets."""
+    limit = config.get("data.limit", "None")
+    of = "" if limit == "None" else f", at most {limit} of each"
+    if tables.main_protocol(cells) == "balanced":
+        return f"equal numbers in and out{of}"
+    return f"test sets{of}" if of else "whole test sets"
+
+
+def experiments(runs: Sequence[Run]) -> list[Experiment]:
+    """Runs grouped by experiment: a study if one option differs, a group for each variant if several do."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        smoke = " (smoke: random images)" if run.config.get("smoke") == "True" else ""
+        groups.setdefault(run.record["experiment"] + smoke, []).append(run)
+    found = []
+    for name, group in groups.items():
+        keys = _differing(group)
+        settings = {run.config.get(keys[0], UNSET) for run in group} if len(keys) == 1 else set()
+        study = {
+            setting: [run for run in group if run.config.get(keys[0], UNSET) == setting]
+            for setting in sorted(settings, key=tables.natural)
+        }
+        if study and not any(_twice(members) for members in study.values()):
+            found.append(Experiment(name, keys[0], study))
+            continue
+        for label, members in _variants(group, keys).items():
+            found.append(Experiment(f"{name} ({label})" if label else name, "", {"": members}))
+    return found
+
+
+def _differing(runs: Sequence[Run]) -> list[str]:
+    """The options in which runs differ; of several with the same value in every run only the config's first.
+
+    Those others are interpolations of it, or parts of the config that repeat each other.
+    """
+    ignored = tuple(f"{key}." for key in INCIDENTAL)
+    keys = [
+        key for key in dict.fromkeys(key for run in runs for key in run.config) if not f"{key}.".startswith(ignored)
+    ]
+    columns: dict[tuple[str, ...], str] = {}
+    for key in keys:
+        values = tuple(run.config.get(key, UNSET) for run in runs)
+        if len(set(values)) > 1 and not _follows_seed(key, runs):
+            columns.setdefault(values, key)
+    return list(columns.values())
+
+
+def _variants(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, list[Run]]:
+    """Runs by the options that differ, as far as a run has them; the same seed twice is told apart by the folder."""
+    variants: dict[str, list[Run]] = {}
+    for run in runs:
+        label = ", ".join(f"{key}={run.config[key]}" for key in sorted(keys) if key in run.config)
+        variants.setdefault(label, []).append(run)
+    named: dict[str, list[Run]] = {}
+    for label, members in variants.items():
+        twice = _twice(members)
+        for run in members:
+            parts = [label] if label else []
+            if run.record["seed"] in twice:
+                parts.append(run.folder.name)
+            named.setdefault(", ".join(parts), []).append(run)
+    return named
+
+
+def _twice(runs: Sequence[Run]) -> set[int]:
+    return {seed for seed, count in Counter(run.record["seed"] for run in runs).items() if count > 1}
+
+
+def _follows_seed(key: str, runs: Sequence[Run]) -> bool:
+    """Whether an option is the run's seed once more, as data.seed and method.seed are in a resolved config."""
+    return key.endswith(".seed") and all(run.config.get(key) == str(run.record["seed"]) for run in runs)

@@ -1,0 +1,154 @@
+r"""A paper's printed numbers, and ours beside them.
+
+How a cell finds its printed numbers: same inlier set (`in`), same `out`, same method slug, same metric, same score. A
+paper's `log_p` of a variational model is its bound, so it answers to `l>0`. Papers do not tell `llr>1` from
+`llr>1 iw`, which takes the importance-weighted bound, so both find the same numbers. The sample count is not matched,
+since it is not part of a score's name here: every printed count is listed with its number. A number that two tables of
+a paper print alike is listed once. Percentages become fractions by the table's unit.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from oodgen.errors import UserError
+from oodgen.tables import FRACTIONS, Cell, Entry, Line, Table, entry, gloss, rank
+
+__all__ = ["Printed", "as_entry", "beside", "elsewhere", "find_paper", "lookup", "read_paper"]
+
+
+class Printed(NamedTuple):
+    """One number printed in a paper. `quoted` means that its authors copied it: never comparable as their own."""
+
+    paper: str
+    table: str
+    inlier: str
+    out: str
+    method: str
+    score: str
+    metric: str
+    samples: str
+    value: float
+    std: float
+    quoted: bool
+    source: str
+    decimals: int
+
+
+def find_paper(slug: str) -> Path | None:
+    """The transcribed numbers of a paper: in the working folder, the checkout or the installed package."""
+    package = Path(__file__).resolve().parent
+    for root in (Path(), package.parents[1], package):
+        path = root / "experiments" / slug / "paper.yaml"
+        if path.is_file():
+            return path
+    return None
+
+
+def read_paper(path: Path) -> list[Printed]:
+    """The numbers a paper prints, AUROC and its like as fractions.
+
+    Raises:
+        UserError: the file is missing or not of the expected form.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        paper = yaml.load(path.read_text(encoding="utf-8"), loader)
+        found = []
+        for table in paper["tables"]:
+            for cell in table["cells"]:
+                metric = cell["metric"]
+                unit = table.get("unit_by_metric", {}).get(metric, table["unit"])
+                scale = 100 if unit == "percent" and metric in FRACTIONS else 1
+                std = math.nan if cell.get("std") is None else float(cell["std"]) / scale
+                samples = "" if cell.get("samples") is None else str(cell["samples"])
+                score = "l>0" if cell["score"] == "log_p" else cell["score"] or ""
+                names = (paper["slug"], table["id"], cell["in"], cell["out"], cell["method"], score, metric, samples)
+                value, quoted, source = float(cell["value"]) / scale, cell["role"] == "quoted", str(cell["source"])
+                # as many decimals as were printed: a table of three significant digits states no fixed number
+                places = table["decimals"] if isinstance(table["decimals"], int) else len(str(value).partition(".")[2])
+                found.append(Printed(*names, value, std, quoted, source, places + (2 if scale == 100 else 0)))
+        return found
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give the path of a paper.yaml") from error
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not a paper's table of numbers ({type(error).__name__}: {reason})") from error
+
+
+def lookup(printed: Iterable[Printed], cell: Cell, method: str) -> list[Printed]:
+    """The printed numbers that answer to a cell, each once, by the rule at the head of this file."""
+    wanted = (cell.inlier, cell.out, method, cell.score.removesuffix(" iw"), cell.metric)
+    found: dict[tuple[str, str, float, bool], Printed] = {}
+    for item in printed:
+        if (item.inlier, item.out, item.method, item.score, item.metric) == wanted:
+            key = (item.paper, item.samples, item.value, item.quoted)
+            other = found.get(key)
+            found[key] = item if other is None else other._replace(table=f"{other.table}, {item.table}")
+    return sorted(found.values(), key=lambda item: (item.paper, int(item.samples) if item.samples.isdigit() else 0))
+
+
+def as_entry(item: Printed) -> Entry:
+    """A printed number as tables show it, with its sample count; where it stands is on hover."""
+    text = f"{item.value:.{item.decimals}f}"
+    if not math.isnan(item.std):
+        text += f" ± {item.std:.{item.decimals}f}"
+    if item.samples:
+        text += f" (S={item.samples})"
+    where = f"{item.paper}, {item.table}"
+    return Entry(f"{text} quoted" if item.quoted else text, "", f"{where}; {item.source}" if item.quoted else where)
+
+
+def _several(items: Iterable[Entry]) -> Entry:
+    items = list(items)
+    return Entry("; ".join(e.text for e in items), "", " · ".join(e.hint for e in items if e.hint))
+
+
+def beside(cells: Sequence[Cell], printed: Sequence[Printed], method: str) -> Table:
+    """Our numbers beside the printed ones: a line per out set and score, equal numbers in and out where measured."""
+    ours: dict[tuple[str, str], dict[str, Cell]] = {}
+    for protocol in ("full", "balanced"):
+        for cell in cells:
+            if cell.protocol == protocol:
+                ours.setdefault((cell.out, cell.score), {})[cell.metric] = cell
+    matched = {
+        pair: {m: (cell, items) for m, cell in row.items() if (items := lookup(printed, cell, method))}
+        for pair, row in ours.items()
+    }
+    metrics = [m for m in ("auroc", "auprc", "fpr80", "fpr95", "bpd") if any(m in row for row in matched.values())]
+    outs = list(dict.fromkeys(out for out, _ in matched))
+    lines = []
+    for out, score in sorted(matched, key=lambda pair: (outs.index(pair[0]), rank(pair[1]))):
+        row = matched[out, score]
+        entries = [Entry(out), Entry(score, gloss(score))]
+        for metric in metrics:
+            if metric in row:
+                cell, items = row[metric]
+                entries += [entry(cell), _several(map(as_entry, items))]
+            else:
+                entries += [Entry(""), Entry("")]
+        if row:
+            lines.append(Line("score", tuple(entries)))
+    head = [
+        f"{metric if metric == 'bpd' else metric.upper()} {whose}" for metric in metrics for whose in ("ours", "paper")
+    ]
+    return Table(("out", "score", *head), tuple(lines), labels=2)
+
+
+def elsewhere(printed: Sequence[Printed], inlier: str, outs: Sequence[str], method: str) -> Table:
+    """What the papers print for the same pairs and other methods; quoted numbers say from where."""
+    metrics = ("auroc", "auprc", "fpr80")
+    found: dict[tuple[str, str, str, str], dict[str, Printed]] = {}
+    for item in printed:
+        if item.inlier == inlier and item.out in outs and item.method != method and item.metric in metrics:
+            origin = item.source if item.quoted else f"{item.paper}, {item.table}"
+            found.setdefault((item.out, f"{item.method}: {item.score}", item.samples, origin), {})[item.metric] = item
+    lines = []
+    for (out, name, samples, origin), row in sorted(found.items(), key=lambda pair: outs.index(pair[0][0])):
+        values = [Entry(f"{row[m].value:.{row[m].decimals}f}" if m in row else "") for m in metrics]
+        label = Entry(f"{name} (S={samples})" if samples else name)
+        lines.append(Line("score", (Entry(out), label, Entry(origin), *values)))
+    return Table(("out", "method: score", "source", *(m.upper() for m in metrics)), tuple(lines), labels=3)

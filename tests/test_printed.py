@@ -1,0 +1,81 @@
+"""What counts as a paper's answer to a number of ours."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from oodgen import printed, tables
+from oodgen.errors import UserError
+
+NAN = math.nan
+PAPER = Path(__file__).parents[1] / "experiments" / "hierarchical_llr" / "paper.yaml"
+
+
+def row(score, value, out="mnist", seed=0, metric="auroc", protocol="full", low=NAN, high=NAN):
+    return tables.Row("x", "f" * 8, seed, "fashion_mnist", out, score, metric, value, low, high, protocol, 100, 90)
+
+
+def test_the_paper_answers_with_every_sample_count_once():
+    numbers = printed.read_paper(PAPER)
+    (cell,) = tables.aggregate([row("llr>1", 0.9)])
+    found = printed.lookup(numbers, cell, "hvae")
+    assert [(p.samples, p.value) for p in found] == [("1", 0.964), ("250", 0.984), ("1000", 0.986)]
+    (cell,) = tables.aggregate([row("l>0", 0.9)])
+    (once,) = printed.lookup(numbers, cell, "hvae")
+    assert once.value == 0.268 and once.table == "table2, table7"
+    (weighted,) = tables.aggregate([row("llr>1 iw", 0.9)])
+    assert printed.lookup(numbers, weighted, "hvae") == found
+    assert not printed.lookup(numbers, cell, "glow"), "another method's number is no answer"
+
+
+def test_the_papers_log_p_is_the_bound():
+    (cell,) = tables.aggregate([row("l>0", 0.9, metric="bpd")])
+    assert [p.value for p in printed.lookup(printed.read_paper(PAPER), cell, "hvae")] == [0.317]
+
+
+def paper(tmp_path, **changes):
+    cell = {"in": "fashion_mnist", "out": "mnist", "method": "hvae", "score": "llr>1", "metric": "auroc", "value": 98.4}
+    cell |= {"role": "own_method", "source": "own", **changes}
+    table = {"id": "table1", "unit": "percent", "decimals": 1, "cells": [cell]}
+    import yaml
+
+    (tmp_path / "paper.yaml").write_text(yaml.safe_dump({"slug": "p", "tables": [table]}))
+    return printed.read_paper(tmp_path / "paper.yaml")
+
+
+def test_percentages_become_fractions_with_the_printed_decimals(tmp_path):
+    (item,) = paper(tmp_path)
+    assert item.value == pytest.approx(0.984)
+    table = printed.beside(tables.aggregate([row("llr>1", 0.9)]), [item], "hvae")
+    assert table.lines[0].entries[-1].text == "0.984"
+
+
+def test_a_quoted_number_is_called_quoted(tmp_path):
+    numbers = paper(tmp_path, role="quoted", source="quoted(somebody)")
+    table = printed.beside(tables.aggregate([row("llr>1", 0.9)]), numbers, "hvae")
+    assert table.lines[0].entries[-1].text == "0.984 quoted" and "somebody" in table.lines[0].entries[-1].hint
+
+
+def test_beside_prefers_equal_numbers_and_shows_only_what_was_printed():
+    rows = [row("llr>1", 0.90), row("llr>1", 0.91, protocol="balanced"), row("llr_ada", 0.99)]
+    table = printed.beside(tables.aggregate(rows), printed.read_paper(PAPER), "hvae")
+    (line,) = table.lines
+    assert [e.text for e in line.entries] == [
+        *("mnist", "llr>1", "0.910", "0.964 (S=1); 0.984 (S=250); 0.986 (S=1000)")
+    ]
+
+
+def test_other_methods_name_the_source_of_what_they_quote():
+    table = printed.elsewhere(printed.read_paper(PAPER), "fashion_mnist", ["mnist"], "hvae")
+    lines = {line.entries[1].text: [e.text for e in line.entries] for line in table.lines}
+    assert lines["binary_classifier: classifier"][2:] == ["quoted(Ren et al. 2019 [1])", "0.455", "0.505", "0.886"]
+    assert not any(name.startswith("hvae:") for name in lines)
+
+
+@pytest.mark.parametrize("text", ["tables: [1", "a: 1", "- 1", ""])
+def test_something_else_than_a_paper_is_named(tmp_path, text):
+    (tmp_path / "paper.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"paper\.yaml") as error:
+        printed.read_paper(tmp_path / "paper.yaml")
+    assert "\n" not in str(error.value)
