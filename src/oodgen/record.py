@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from oodgen.errors import Diverged, UserError
 from oodgen.files import write_text
 
-__all__ = ["digest", "fingerprint", "folder_of", "locked", "provenance", "read_json", "read_state", "running"]
+__all__ = ["commit", "digest", "fingerprint", "folder_of", "locked", "provenance", "read_json", "read_state", "running"]
 
 # What shapes the weights. Loggers, probes, scores, out sets and folders do not.
 SHAPING = ("model", "method", "trainer", "callbacks", "seed")
@@ -57,11 +57,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """A file of a run that holds an object.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is missing or damaged.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        if not path.is_file():
+            raise UserError(f"{path} is missing; delete its folder and repeat the command") from error
         raise UserError(f"{path} is damaged; delete it and repeat the command") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged; delete it and repeat the command")
@@ -138,7 +140,7 @@ def provenance() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "command": _command(),
         "versions": versions,
         "hardware": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
@@ -154,7 +156,7 @@ def _command() -> str:
     return " ".join([*start, *sys.argv[1:]])
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of the source tree, with "+" if it has uncommitted changes; "" outside of one."""
     here = Path(__file__).resolve().parent
 

@@ -101,8 +101,6 @@ def _cell(config: DictConfig, folder: Path) -> None:
 
         cell.run(config, folder)
         summary = _summary(folder)
-    else:
-        log.info("found finished in %s", folder)
     print(summary, flush=True)
 
 
@@ -111,10 +109,16 @@ def _finished(folder: Path) -> str | None:
     if record.read_state(folder)["state"] != "done" or not (folder / "report.html").is_file():
         return None
     try:
-        return _summary(folder)
+        made = record.read_json(folder / "record.json").get("provenance", {})
+        summary = _summary(folder)
     except UserError as error:
         log.warning("%s", error)
         return None
+    old, new = made.get("commit"), record.commit()
+    log.info("found finished in %s (of %s)", folder, made.get("date"))
+    if old != new:
+        log.warning("it was made by commit %s, this is %s; delete it to evaluate again", old or "?", new or "?")
+    return summary
 
 
 def _summary(folder: Path) -> str:

@@ -147,3 +147,10 @@ def test_links_and_strange_names(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "link").symlink_to(real)
     assert len(load(folder(tmp_path / "home"), "all", tmp_path / "root").x) == 1
+
+
+def test_floating_point_pixels_are_refused(tmp_path):
+    path = tmp_path / "map.tiff"
+    Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(path)
+    with pytest.raises(UserError, match=r"map\.tiff has floating-point pixels; save it with 8 or 16 bits"):
+        decode(path, (1, 4, 4))
