@@ -152,7 +152,7 @@ def provenance() -> dict[str, Any]:
 
 def _command() -> str:
     module = getattr(sys.modules.get("__main__"), "__spec__", None)
-    start = ["python", "-m", module.name] if module is not None else [Path(sys.argv[0]).name]
+    start = ["python", "-m", module.name.removesuffix(".__main__")] if module is not None else [Path(sys.argv[0]).name]
     return " ".join([*start, *sys.argv[1:]])
 
 
