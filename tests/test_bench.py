@@ -72,7 +72,7 @@ def test_naive_scoring_is_the_definition(samples: int) -> None:
         y = model.observe(x, noise)
         for k in range(model.depth):
             draws = [
-                model.bounds(y[i : i + 1], ExampleNoise(5, torch.tensor([i]), s), (k,), (1,))[0].value.item()
+                model.bounds(y[i : i + 1], ExampleNoise(5, torch.tensor([i]), s), (k,), (1,))[0].elbo.item()
                 for i in range(3)
                 for s in range(samples)
             ]

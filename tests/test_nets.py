@@ -65,7 +65,7 @@ def test_a_batch_without_variance_does_not_blow_the_weights_up(batch):
     noise = ExampleNoise(0, torch.arange(len(batch)))
     model.initialise(batch, noise)
     assert max(layer.g.max().item() for layer in model.modules() if isinstance(layer, Convolution | Dense)) < 100
-    assert model(torch.rand_like(batch), noise).value.isfinite().all()
+    assert model(torch.rand_like(batch), noise).elbo.isfinite().all()
 
 
 def filters(layer):
@@ -203,7 +203,7 @@ def test_shapes_that_are_not_square(shape):
     y = torch.rand(4, *shape)
     noise = ExampleNoise(0, torch.arange(4))
     model.initialise(y, noise)
-    assert model(y, noise).value.shape == (1, 4)
+    assert model(y, noise).elbo.shape == (1, 4)
     assert model.generate(4, noise).shape == (4, *shape)
 
 
@@ -228,5 +228,5 @@ def test_channels_last_changes_nothing_but_the_layout():
     expected = model(y, noise, 2)
     model.to(memory_format=torch.channels_last)
     found = model(y.contiguous(memory_format=torch.channels_last), noise, 2)
-    torch.testing.assert_close(found.value, expected.value, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found.elbo, expected.elbo, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(found.kls, expected.kls, rtol=1e-4, atol=1e-4)

@@ -67,11 +67,13 @@ def _run(parts: Parts, folder: Path) -> None:
         scores = evaluate.fit_scores(parts.scores, evaluate.collect(witness, parts.probes, data.held["validation"]))
         calibrate(witness, parts.probes, data, folder)
         values: dict[str, dict[str, np.ndarray]] = {}
+        means: dict[str, dict[str, np.ndarray]] = {}
         for name, test in sets.items():
-            values[name] = evaluate.score(scores, evaluate.collect(witness, parts.probes, test))
+            evidence = evaluate.collect(witness, parts.probes, test)
+            values[name], means[name] = evaluate.score(scores, evidence), evaluate.score(parts.means, evidence)
             log.info("scored %s (%d examples)", name, len(test.x))
         who = (config["name"], fingerprint, config["seed"])
-        rows = evaluate.rows(who, values, int(np.prod(data.shape)), config["oracle"])
+        rows = evaluate.rows(who, values, int(np.prod(data.shape)), config["oracle"], means, model.likelihood.bin)
         evaluate.write_scores(folder / "scores", values)
         evaluate.write_rows(folder / "results.csv", rows)
         with whole(folder / "reconstructions.npz") as temporary, temporary.open("wb") as file:

@@ -137,23 +137,35 @@ def rows(
     scores: Mapping[str, Mapping[str, np.ndarray]],
     pixels: int,
     oracle: Mapping[str, Sequence[str]],
+    means: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    width: float = 1.0,
 ) -> list[Row]:
-    """All metrics of all scores: on full sets, on balanced ones, and with hindsight.
+    r"""All metrics of all scores: on full sets, on balanced ones, and with hindsight; and the means of each set.
+
+    The mean bound of a set stands as `nats` for an example, `bpd` in bits per dimension, $-\mathcal L / (D \ln 2)$, and
+    `nats_dim` in nats per dimension as a density of pixels on [0, 1], $-\mathcal L / D + \ln w$ for bins of width w.
 
     Arguments:
         who: Experiment, fingerprint and seed.
         scores: Of each set, the inlier's first, each score's values.
-        pixels: Dimensions of an example, for bits/dim.
+        pixels: D, the dimensions of an example.
         oracle: Names of scores that are chosen among others by their AUROC on the very out set.
+        means: Of each set, the values of what is only averaged.
+        width: w, the likelihood's `bin`.
     """
     inlier, *outs = scores
     found: list[Row] = []
     for out in scores:
-        for name, values in scores[out].items():
-            if name.startswith("l>"):
-                nats, n = -values.mean(), len(values)
-                for metric, value in (("nats", nats), ("bpd", -nats / pixels / np.log(2))):
-                    found.append(Row(*who, inlier, out, name, metric, value, math.nan, math.nan, "full", n, n))
+        bounds = {name: values for name, values in scores[out].items() if name.startswith("l>")}
+        averages = []
+        for name, values in bounds.items():
+            nats = -values.mean()
+            averages += [(name, "nats", nats), (name, "bpd", -nats / pixels / np.log(2))]
+            averages.append((name, "nats_dim", -nats / pixels + math.log(width)))
+        averages += [(name, "mean", values.mean()) for name, values in (means or {}).get(out, {}).items()]
+        n = len(next(iter(scores[out].values())))
+        for name, metric, value in averages:
+            found.append(Row(*who, inlier, out, name, metric, float(value), math.nan, math.nan, "full", n, n))
     for out in outs:
         for name in scores[inlier]:
             a, b = scores[inlier][name], scores[out][name]

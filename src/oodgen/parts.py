@@ -27,8 +27,8 @@ ALLOWED = (*ROOMS, "torch.nn.", "torch.optim.", "pytorch_lightning.callbacks.", 
 # fmt: off
 KEYS = (
     "name", "paper", "paper_method", "seed", "smoke", "retrain", "runs", "checkpoint", "eval_seed", "snapshots",
-    "notes", "data", "model", "method", "probes", "scores", "controls", "oracle", "trainer", "callbacks", "logger",
-    "device",
+    "notes", "data", "model", "method", "probes", "scores", "controls", "means", "oracle", "trainer", "callbacks",
+    "logger", "device",
 )
 # fmt: on
 
@@ -42,6 +42,7 @@ class Parts:
     method: Any  # a LightningModule with a model
     probes: dict[str, Any]
     scores: dict[str, Any]
+    means: dict[str, Any]
     device: Device
 
 
@@ -79,7 +80,8 @@ def assemble(config: dict[str, Any]) -> Parts:
     scores = {
         name: build(score, f"scores.{name}") for name, score in {**config["scores"], **config["controls"]}.items()
     }
-    return Parts(config, data, method, probes, scores, device)
+    means = {name: build(mean, f"means.{name}") for name, mean in config["means"].items()}
+    return Parts(config, data, method, probes, scores, means, device)
 
 
 def _misfit(shape: tuple[int, ...], data: OODDataModule, shaped: bool) -> str:

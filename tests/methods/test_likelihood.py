@@ -44,9 +44,13 @@ def batch(shape, n=2, step=1):
 @pytest.mark.parametrize("skips", [True, False])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_of_every_model_gets_a_gradient(name, skips):
-    config = model_config(name, skips=skips)
-    for layer in config.layers:
-        layer.channels = min(layer.channels, 12)  # the structure is the config's, only narrower
+    config = model_config(name)
+    if "layers" not in config:
+        pytest.skip("tests/models/test_vae.py") if skips else None
+    else:
+        config.skips = skips
+        for layer in config.layers:
+            layer.channels = min(layer.channels, 12)  # the structure is the config's, only narrower
     torch.manual_seed(0)
     method = attach(MaximumLikelihood(instantiate(config, _convert_="all"), sgd))
     method.initialise(batch(method.model.shape, 4))

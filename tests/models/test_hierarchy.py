@@ -90,7 +90,7 @@ def test_bounds_equal_their_definition(depth, skips):
                     Bound(bound.log_px[i : i + 1, j : j + 1], tuple(r[i : i + 1, j : j + 1] for r in bound.log_ratios)),
                     slow,
                 )
-            values[up, down, k] = bound.value[:2]
+            values[up, down, k] = bound.elbo[:2]
     # the options are really options: where one has a say, it changes the bound
     for k in range(1, depth):
         assert (values["mean", "sample", k] - values["sample", "sample", k]).abs().min() > 1e-4
@@ -114,7 +114,7 @@ def test_forward_is_the_elbo_and_levels_may_come_in_any_order():
     for k, bound in zip([3, 1, 0], model.bounds(y, noise, [3, 1, 0], [2, 2, 2]), strict=True):
         close(bound, straight[k])
     torch.testing.assert_close(
-        straight[0].value, straight[0].log_px - sum(r.sum(tuple(range(2, r.ndim))) for r in straight[0].log_ratios)
+        straight[0].elbo, straight[0].log_px - sum(r.sum(tuple(range(2, r.ndim))) for r in straight[0].log_ratios)
     )
 
 
@@ -126,7 +126,7 @@ def test_the_full_prior_bound_sees_the_image_through_the_likelihood_alone():
     torch.testing.assert_close(model.reconstruct(y, noise, 3), model.reconstruct(other, noise, 3))
     assert (model.reconstruct(y, noise, 2) - model.reconstruct(other, noise, 2)).abs().max() > 1e-3
     (bound,) = model.bounds(y, noise, [3], [1])
-    assert bound.log_ratios == () and torch.equal(bound.value, bound.log_px)
+    assert bound.log_ratios == () and torch.equal(bound.elbo, bound.log_px)
     expected = Bernoulli().forward(torch.logit(model.generate(3, noise)).unsqueeze(0)).log_prob(y)
     torch.testing.assert_close(bound.log_px, expected, rtol=1e-4, atol=1e-4)
 

@@ -98,13 +98,13 @@ def test_with_the_exact_posterior_every_sample_of_the_elbo_is_log_p(make):
     torch.manual_seed(0)
     y = 3 * torch.randn(50, marginal.event_shape[0], dtype=torch.float64)
     exact = marginal.log_prob(y)
-    value = model(y, ExampleNoise(0, torch.arange(50)), 7).value
+    value = model(y, ExampleNoise(0, torch.arange(50)), 7).elbo
     assert value.dtype == torch.float64
     torch.testing.assert_close(value, exact.expand(7, 50), rtol=1e-12, atol=1e-12)
     # and a wrong level knows less
     for k in range(1, model.depth + 1):
         (bound,) = model.bounds(y, ExampleNoise(0, torch.arange(50)), [k], [2000])
-        assert bound.value.mean(0).mean() < exact.mean() - 1
+        assert bound.elbo.mean(0).mean() < exact.mean() - 1
 
 
 def test_the_importance_bound_rises_with_s_to_log_p():
@@ -112,7 +112,7 @@ def test_the_importance_bound_rises_with_s_to_log_p():
     torch.manual_seed(0)
     y = marginal.sample((20,))
     exact, total = marginal.log_prob(y), 2**14
-    value = model(y, ExampleNoise(0, torch.arange(20)), total).value
+    value = model(y, ExampleNoise(0, torch.arange(20)), total).elbo
     gaps = []
     for s in (1, 4, 16, 64, 256):
         bounds = value.view(total // s, s, 20).logsumexp(1) - math.log(s)
@@ -146,8 +146,8 @@ def test_with_q_equal_to_p_all_levels_coincide():
         means, errors = [], []
         for bound in model.bounds(y, ExampleNoise(0, torch.arange(3)), range(4), [n] * 4, up):
             assert not bound.kls.any()
-            means.append(bound.value.mean(0))
-            errors.append(bound.value.std(0) / n**0.5)
+            means.append(bound.elbo.mean(0))
+            errors.append(bound.elbo.std(0) / n**0.5)
         for mean, error in zip(means[1:], errors[1:], strict=True):
             assert ((mean - means[0]).abs() < 4 * (error + errors[0])).all()
 
@@ -161,9 +161,9 @@ def test_a_bottom_up_q_with_the_marginals_of_p_has_ratios_that_cancel():
     y, n = marginal.sample((3,)), 40_000
     elbo, _, alone = model.bounds(y, ExampleNoise(0, torch.arange(3)), [0, 1, 2], [n] * 3, "sample")
     assert elbo.kls[0].abs().mean() > 0.1
-    torch.testing.assert_close(elbo.value, elbo.log_px, rtol=1e-12, atol=1e-12)
-    error = (elbo.value.std(0) + alone.value.std(0)) / n**0.5
-    assert ((elbo.value.mean(0) - alone.value.mean(0)).abs() < 4 * error).all()
+    torch.testing.assert_close(elbo.elbo, elbo.log_px, rtol=1e-12, atol=1e-12)
+    error = (elbo.elbo.std(0) + alone.elbo.std(0)) / n**0.5
+    assert ((elbo.elbo.mean(0) - alone.elbo.mean(0)).abs() < 4 * error).all()
 
 
 # --- quadrature: nonlinear conditionals of one-dimensional latents ---
@@ -242,7 +242,7 @@ def test_bounds_of_two_one_dimensional_layers_match_quadrature(up, down):
 
     bounds = model.bounds(x, ExampleNoise(0, torch.zeros(1, dtype=torch.int64)), [0, 1, 2], [n] * 3, up, down)
     for k, (bound, exact) in enumerate(zip(bounds, expected, strict=True)):
-        error = bound.value.std().item() / n**0.5
-        assert abs(bound.value.mean().item() - exact.item()) < 4 * error + 1e-5, k
+        error = bound.elbo.std().item() / n**0.5
+        assert abs(bound.elbo.mean().item() - exact.item()) < 4 * error + 1e-5, k
         assert error < 0.02
     assert len({round(value.item(), 2) for value in expected}) == 3

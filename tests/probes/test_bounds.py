@@ -54,10 +54,10 @@ def test_evidence_is_the_mean_of_the_bounds(model, x, samples):
     same(
         found,
         {
-            "l": torch.stack([bound.value.mean(0) for bound in bounds]),
+            "l": torch.stack([bound.elbo.mean(0) for bound in bounds]),
             "log_px": torch.stack([bound.log_px.mean(0) for bound in bounds]),
             "kl": bounds[0].kls.mean(1),
-            "iw": bounds[0].value.double().exp().mean(0).log().float(),
+            "iw": bounds[0].weights.double().exp().mean(0).log().float(),
         },
     )
     assert all(value.dtype == torch.float32 for value in found.values())
@@ -111,7 +111,7 @@ def test_the_seed_matters_and_many_samples_forget_it(model, x):
     )
     with torch.inference_mode():
         draws = model.bounds(model.observe(x, RandomNoise()), ExampleNoise(2, INDEX), [0, 1, 2], [500] * 3)
-    error = torch.stack([bound.value.std(0) for bound in draws]) * (2 / n) ** 0.5
+    error = torch.stack([bound.elbo.std(0) for bound in draws]) * (2 / n) ** 0.5
     assert ((a["l"] - b["l"]).abs() < 4.5 * error).all()
 
 

@@ -19,7 +19,8 @@ from oodgen.data.module import OODDataModule
 from oodgen.data.resident import Batch
 from oodgen.device import Device
 from oodgen.files import whole
-from oodgen.methods.likelihood import LOG_EVERY, MaximumLikelihood
+from oodgen.methods.likelihood import MaximumLikelihood
+from oodgen.methods.method import LOG_EVERY
 from oodgen.train import fit
 
 __all__ = ["measure"]

@@ -34,7 +34,7 @@ class Folded(NamedTuple):
 def naive(model: Hierarchy, x: Tensor, noise: Noise, samples: int) -> Tensor:
     """L^{>k} (L, B) by its definition: for each k every image is sent through the whole model `samples` times."""
     y = model.observe(x, noise).repeat(samples, 1, 1, 1)
-    values = [model.bounds(y, Folded(noise, samples), (k,), (1,))[0].value for k in range(model.depth)]
+    values = [model.bounds(y, Folded(noise, samples), (k,), (1,))[0].elbo for k in range(model.depth)]
     return torch.stack([value.view(samples, len(x)).mean(0) for value in values])
 
 

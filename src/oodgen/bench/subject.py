@@ -109,7 +109,7 @@ class Step:
 
     def __call__(self, x: Tensor) -> None:
         with self.setting.autocast():
-            loss = -self.model(self.model.observe(x, RandomNoise()), RandomNoise()).value.mean()
+            loss = -self.model(self.model.observe(x, RandomNoise()), RandomNoise()).elbo.mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

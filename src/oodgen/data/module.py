@@ -107,7 +107,6 @@ class OODDataModule(pl.LightningDataModule):
         if self.train_x is not None:
             return
         split = self._load(self.inlier, "train")
-        self.sha256 = split.sha256
         order = np.random.default_rng(0).permutation(len(split.x))
         counts = [max(1, round(fraction * len(order))) for fraction in self.fractions]
         if len(order) <= sum(counts):
@@ -130,8 +129,12 @@ class OODDataModule(pl.LightningDataModule):
             name: TestSet(split.x[part], self.inlier.name, f"{name} part of train", split.sha256)
             for name, part in held.items()
         }
-        self.streams = [self._load(dataset, "train").x for dataset in self.auxiliary.values()]
-        self.negative_x = None if self.negative is None else self._load(self.negative, "train").x
+        streams = [self._load(dataset, "train") for dataset in self.auxiliary.values()]
+        negative = None if self.negative is None else self._load(self.negative, "train")
+        self.streams, self.negative_x = [stream.x for stream in streams], None if negative is None else negative.x
+        trained = [split, *streams, *([] if negative is None else [negative])]
+        self.sha256 = "+".join(part.sha256 for part in trained)  # of everything that is trained on
+        self.origins = {part.name: part.origin for part in trained[1:]}
 
     def test_sets(self) -> dict[str, TestSet]:
         """Every set that is scored, the inlier's test split first."""

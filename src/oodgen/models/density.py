@@ -22,22 +22,34 @@ class Bound(NamedTuple):
         log_px: $\log p(y | z)$ for S samples of z, shape (S, B).
         log_ratios: $\log q - \log p$ of each inferred layer, elementwise, lowest layer first, each of shape
             (S, B, *latent); empty if the density is exact.
+        closed: The KL of each inferred layer where it has a closed form, (layers, S, B); None where it has none.
     """
 
     log_px: Tensor
     log_ratios: tuple[Tensor, ...] = ()
+    closed: Tensor | None = None
 
     @property
-    def kls(self) -> Tensor:
-        """Each inferred layer's ratio summed over its elements, (layers, S, B): the mean over S estimates a KL."""
+    def ratios(self) -> Tensor:
+        """Each inferred layer's ratio summed over its elements, (layers, S, B)."""
         if not self.log_ratios:
             return self.log_px.new_zeros(0, *self.log_px.shape)
         return torch.stack([ratio.flatten(2).sum(2) for ratio in self.log_ratios])
 
     @property
-    def value(self) -> Tensor:
-        """The bound, shape (S, B); its mean over S is the ELBO, its log-mean-exp the importance-weighted bound."""
+    def kls(self) -> Tensor:
+        """What the mean over S makes each inferred layer's KL, (layers, S, B): in closed form where there is one."""
+        return self.ratios if self.closed is None else self.closed
+
+    @property
+    def elbo(self) -> Tensor:
+        """What the mean over S makes the bound, shape (S, B)."""
         return self.log_px - self.kls.sum(0)
+
+    @property
+    def weights(self) -> Tensor:
+        r"""$\log p(x, z) - \log q(z | x)$, shape (S, B): the log-mean-exp over S is the importance-weighted bound."""
+        return self.log_px - self.ratios.sum(0)
 
 
 class Density(nn.Module, ABC):

@@ -24,9 +24,12 @@ class Likelihood(nn.Module, ABC):
 
     Attributes:
         discrete: Whether `log_prob` is never positive, which the adaptive likelihood ratio needs.
+        bin: Width of the bin of a pixel whose mass `log_prob` gives, where white less black is 1: divided by it the
+            mass is a density of pixels on [0, 1]. 1 where `log_prob` is that density, or a mass of binary pixels.
     """
 
     discrete: ClassVar[bool]
+    bin: ClassVar[float] = 1.0
 
     @abstractmethod
     def channels(self, colours: int) -> int:
@@ -35,6 +38,10 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def observe(self, x: Tensor, noise: Noise) -> Tensor:
         """Stored uint8 images to float32 y that a network can eat, both (B, C, H, W)."""
+
+    def scaled(self, image: Tensor) -> Tensor:
+        """Images in [0, 1], which need not lie on a grey level, to the scale of y; differentiable."""
+        return image
 
     @abstractmethod
     def forward(self, params: Tensor) -> Distribution:
@@ -117,6 +124,7 @@ class QuantisedGaussian(Likelihood):
     """
 
     discrete: ClassVar[bool] = True
+    bin: ClassVar[float] = 1 / (LEVELS - 1)
 
     def __init__(self, sigma: float | None = None) -> None:
         super().__init__()
@@ -148,6 +156,7 @@ class LogisticMixture(Likelihood):
     """
 
     discrete: ClassVar[bool] = True
+    bin: ClassVar[float] = 1 / (LEVELS - 1)
 
     def __init__(self, mixtures: int = 10, pixels: str = "exact") -> None:
         super().__init__()
@@ -163,6 +172,9 @@ class LogisticMixture(Likelihood):
             return (x + _uniform(x, noise)) / 128 - 1
         return x / 127.5 - 1
 
+    def scaled(self, image: Tensor) -> Tensor:
+        return 2 * image - 1
+
     def forward(self, params: Tensor) -> Distribution:
         groups = params.unflatten(2, (-1, self.mixtures))
         # 1 + 2C + C(C-1)/2 groups, solved for C
@@ -175,6 +187,7 @@ class Categorical(Likelihood):
     r"""A softmax over the 256 levels of every sub-pixel, the likelihood of Likelihood Regret (Xiao et al. 2020)."""
 
     discrete: ClassVar[bool] = True
+    bin: ClassVar[float] = 1 / (LEVELS - 1)
 
     def channels(self, colours: int) -> int:
         return LEVELS * colours

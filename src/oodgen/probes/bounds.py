@@ -74,10 +74,10 @@ class Bounds:
             )
             for k, bound in zip(active, bounds, strict=True):
                 log_px[k] += bound.log_px.double().sum(0)
-                value[k] += bound.value.double().sum(0)
+                value[k] += bound.elbo.double().sum(0)
             if active[0] == 0:
                 kl += bounds[0].kls.double().sum(1)
-                weights.append(bounds[0].value.double())
+                weights.append(bounds[0].weights.double())
             first += chunk
         count = torch.tensor(wanted, device=x.device).unsqueeze(1)
         importance = torch.cat(weights)

@@ -1,0 +1,121 @@
+r"""What all methods share: seeded noise for each step, guards against what is not finite, curves, validation."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from oodgen.data.resident import Batch
+from oodgen.errors import Diverged
+from oodgen.models.density import Density
+from oodgen.noise import ExampleNoise, Noise, RandomNoise
+
+__all__ = ["Method", "Terms"]
+
+LOG_EVERY = 50  # steps between log lines; each costs about as much as the rest of the loop
+
+# What a loss is made of, by name, each a mean over the batch in nats.
+Terms = Mapping[str, Tensor]
+
+
+class Method(pl.LightningModule):
+    """A model under training; a method proper gives the loss.
+
+    Arguments:
+        model: The density.
+        optimizer: From parameters to an optimiser.
+        seed: Seed of the noise of every step.
+
+    Raises:
+        Diverged: a term of the loss or a gradient is not finite; the message says at which step and which.
+    """
+
+    def __init__(self, model: Density, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], seed: int = 0) -> None:
+        super().__init__()
+        self.model, self.make_optimizer, self.seed = model, optimizer, seed
+
+    def loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
+        """The loss of a batch, and what it is made of: `bound`, `log_px` and the others that the method knows."""
+        raise NotImplementedError
+
+    def initialise(self, batch: Batch) -> None:
+        """Data-dependent initialisation of the model on the first training batch."""
+        torch.manual_seed(self.seed)
+        self.model.initialise(self.model.observe(batch.x, RandomNoise()), RandomNoise())
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        loss, terms = self.loss(batch, self.noise(batch))
+        self.report(batch, terms)
+        return loss
+
+    def noise(self, batch: Batch) -> RandomNoise:
+        """The noise of a step, a function of (seed, step): a resumed run draws what a straight one draws."""
+        # torch's CPU generator keeps 32 bits of a seed, so mix first
+        mixed = hashlib.blake2b(f"{self.seed}/{batch.step}".encode(), digest_size=4).digest()
+        torch.manual_seed(int.from_bytes(mixed, "big"))
+        return RandomNoise()
+
+    def epoch(self, batch: Batch) -> float:
+        """The epoch in which a batch stands, with its fraction."""
+        return batch.step / self.trainer.num_training_batches
+
+    def report(self, batch: Batch, terms: Terms, **options: float) -> None:
+        """Check that the terms of a loss are finite; from time to time put them on the curves."""
+        if self.watched(batch.step):
+            self.check_terms(batch, terms)
+        if batch.step % LOG_EVERY == 0:
+            self.log("bound", terms["bound"].detach(), prog_bar=True, logger=False)
+            numbers = {f"train/{name}": value.item() for name, value in terms.items()} | options
+            numbers |= {"epoch": self.epoch(batch), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+            # past Lightning's own logging, which would repeat these numbers at every step until the next ones
+            for logger in self.loggers:
+                logger.log_metrics(numbers, batch.step)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The bound itself, with the same noise at every validation."""
+        noise = ExampleNoise(self.seed, batch.index)
+        bound = self.model(self.model.observe(batch.x, noise), noise)
+        numbers = {f"val/kl_{i}": ratio.mean() for i, ratio in enumerate(bound.kls, 1)}
+        numbers |= {"val/bound": bound.elbo.mean(), "val/log_px": bound.log_px.mean()}
+        self.log_dict(numbers, batch_size=len(batch.x))
+
+    def configure_optimizers(self) -> Any:
+        return self.make_optimizer(self.parameters())
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.watched(self.global_step):
+            self.check_gradients(self.global_step)
+
+    def check_terms(self, batch: Batch, terms: Terms) -> None:
+        """Raise Diverged if a term of the loss is not finite."""
+        # all of them: a bad term spoils those that depend on it, and which came first the numbers do not say
+        bad = [_words(name) for name, value in terms.items() if name != "bound" and not value.isfinite()]
+        if bad:
+            raise Diverged(f"the bound is not finite at step {batch.step}, in {', '.join(bad)}")
+
+    def check_gradients(self, step: int) -> None:
+        """Raise Diverged if a gradient is not finite."""
+        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        if not torch.nn.utils.get_total_norm(list(gradients.values())).isfinite():
+            name = next((name for name, grad in gradients.items() if not grad.isfinite().all()), "their sum of squares")
+            raise Diverged(f"the gradient is not finite at step {step}, in {name}")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, value in checkpoint["state_dict"].items():
+            if not value.isfinite().all():
+                raise Diverged(f"the weights are not finite at step {self.global_step}, in {name}")
+
+    def watched(self, step: int) -> bool:
+        """Whether the numbers of a step are looked at."""
+        # looking at a number stalls a GPU, so there it is done at log steps and before a checkpoint only
+        return self.device.type == "cpu" or step % LOG_EVERY == 0
+
+
+def _words(name: str) -> str:
+    if name.startswith("kl_"):
+        return f"the KL of layer z{name.removeprefix('kl_')}"
+    return {"log_px": "log p(x|z)"}.get(name, name)

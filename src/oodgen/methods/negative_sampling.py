@@ -1,0 +1,164 @@
+r"""Negative sampling: the encoder is taught to send negatives to a second, shifted prior."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, cast
+
+import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from torch.optim import Optimizer
+
+from oodgen.data.resident import Batch
+from oodgen.errors import UserError
+from oodgen.methods.method import Method, Terms
+from oodgen.models.vae import VAE, Isotropic
+from oodgen.noise import Noise
+
+__all__ = ["NegativeSampling"]
+
+SOURCES = ("dataset", "uniform", "noisy", "generated")
+
+
+class NegativeSampling(Method):
+    r"""For images x and negatives $\bar x$ minimise over the encoder $\phi$ and the decoder $\theta$
+
+    $$-\mathcal L(x) + D_{KL}\big[q_\phi(z|\bar x) \,\|\, \bar p(z)\big],
+      \qquad \bar p(z) = \mathcal N(m \mathbf 1, I).$$
+
+    With generated negatives, $\bar x = G_\theta(z)$, $z \sim p(z)$, G the decoder's mean, the two play against each
+    other by turns. Each batch is a step of the encoder on the above, with G(z) held fixed, then a step of the decoder
+    on $-\mathcal L(x) + D_{KL}[q_\phi(z|G_\theta(z)) \| p(z)]$, with the encoder held fixed. With negatives from
+    other sources both have the same loss and take their step at once.
+
+    Arguments:
+        model: The VAE.
+        optimizer: From parameters to an optimiser; in the game the encoder and the decoder have one each.
+        negatives: None for the plain VAE, or where negatives come from: "dataset", the negative set of the data;
+            "uniform", every pixel uniform on [0, 1]; "noisy", the batch itself plus Gaussian noise; "generated".
+        shift: m, 8 for the paper's grey images and 25 for its colour images.
+        sigma: Standard deviation of the noise of "noisy", where white is 1.
+        clip: In the game, the largest norm of either one's gradient; None for no limit. (The Trainer's own clipping
+            does not know whose turn it is.)
+        seed: Seed of the noise of every step.
+
+    Raises:
+        UserError: `negatives` is none of these, or "dataset" without a negative set.
+        Diverged: a term of the loss or a gradient is not finite; the message says at which step.
+
+    Source: Csiszárik et al. 2019, sections 3 and 4.3 (papers/negative_sampling, sections 1-3). The paper updates
+    encoder and decoder in turn for every source; where both have one loss, that costs half as much again and changes
+    nothing but which of two gradients is one step old.
+    """
+
+    model: VAE
+
+    def __init__(
+        self,
+        model: VAE,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        negatives: Literal["dataset", "uniform", "noisy", "generated"] | None = None,
+        shift: float = 8.0,
+        sigma: float = 0.25,
+        clip: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model, optimizer, seed)
+        if negatives is not None and negatives not in SOURCES:
+            raise UserError(f"method.negatives={negatives!r} is not one of: {', '.join(SOURCES)}")
+        self.automatic_optimization = negatives != "generated"
+        self.negatives, self.sigma, self.clip = negatives, sigma, clip
+        self.shifted = Isotropic(mean=shift)
+
+    def initialise(self, batch: Batch) -> None:
+        if self.negatives == "dataset" and batch.negative is None:
+            raise UserError(
+                "method.negatives=dataset, but the data have no negative set; add one as "
+                "+dataset@data.negative=emnist_letters"
+            )
+        super().initialise(batch)
+
+    def configure_optimizers(self) -> Any:
+        if self.automatic_optimization:
+            return super().configure_optimizers()
+        return [self.make_optimizer(player.parameters()) for player in (self.model.encoder, self.model.decoder)]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        if self.automatic_optimization:
+            return super().training_step(batch, batch_idx)
+        noise = self.noise(batch)
+        encoder, decoder = cast(list[LightningOptimizer], self.optimizers())
+        terms = self._turn(encoder, self.loss, batch, noise)
+        # past Lightning, which would count the two turns of a batch as two steps
+        encoder.optimizer.step()
+        played = self._turn(decoder, self.decoder_loss, batch, noise)
+        decoder.step()
+        self.report(batch, {**terms, **played})
+        return None
+
+    def loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
+        r"""$-\mathcal L(x) + D_{KL}[q(z|\bar x) \| \bar p]$, the negatives held fixed."""
+        y = self.model.observe(batch.x, noise)
+        with torch.no_grad():
+            negative = self._negative(y, batch, noise)
+        q, q_negative = self._encode(y, negative)
+        log_px = self._log_px(q, y, noise)
+        kl = kl_divergence(q, self.model.prior()).sum(1).mean()
+        bound = log_px - kl
+        if q_negative is None:
+            return -bound, {"log_px": log_px, "kl_1": kl, "bound": bound}
+        pushed = kl_divergence(q_negative, self.shifted()).sum(1).mean()
+        return pushed - bound, {"log_px": log_px, "kl_1": kl, "kl_negative": pushed, "bound": bound}
+
+    def decoder_loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
+        r"""$-\log p(x|z) + D_{KL}[q(z|G(z)) \| p]$; the KL of x, which knows no decoder, is left out."""
+        y = self.model.observe(batch.x, noise)
+        generated = self._negative(y, batch, noise)
+        q, q_generated = self._encode(y, generated)
+        assert q_generated is not None
+        pulled = kl_divergence(q_generated, self.model.prior()).sum(1).mean()
+        return pulled - self._log_px(q, y, noise), {"kl_generated": pulled}
+
+    def _turn(
+        self,
+        player: LightningOptimizer,
+        loss: Callable[[Batch, Noise], tuple[Tensor, Terms]],
+        batch: Batch,
+        noise: Noise,
+    ) -> Terms:
+        """Gradients of a loss for one of the two, while the other one's weights are held fixed."""
+        self.toggle_optimizer(player)
+        value, terms = loss(batch, noise)
+        player.zero_grad()
+        self.manual_backward(value)
+        if self.watched(batch.step):
+            self.check_terms(batch, terms)
+            self.check_gradients(batch.step)
+        if self.clip is not None:
+            self.clip_gradients(player.optimizer, self.clip, "norm")
+        self.untoggle_optimizer(player)
+        return terms
+
+    def _negative(self, y: Tensor, batch: Batch, noise: Noise) -> Tensor | None:
+        """A batch of negatives as the encoder sees them."""
+        if self.negatives == "dataset":
+            assert batch.negative is not None
+            return self.model.observe(batch.negative, noise)
+        scaled = self.model.likelihood.scaled
+        if self.negatives == "uniform":
+            return scaled(noise.uniform("negative", tuple(y.shape), y.device))
+        if self.negatives == "noisy":
+            return scaled(batch.x / 255 + self.sigma * noise.normal("negative", tuple(y.shape), y.device))
+        return scaled(self.model.generate(len(y), noise)) if self.negatives == "generated" else None
+
+    def _encode(self, y: Tensor, negative: Tensor | None) -> tuple[Normal, Normal | None]:
+        """Both in one pass, so that a batch norm sees one mixture, as it does when it is done learning."""
+        if negative is None:
+            return self.model.encoder(y), None
+        q = self.model.encoder(torch.cat([y, negative]))
+        (mean, negative_mean), (scale, negative_scale) = q.mean.chunk(2), q.stddev.chunk(2)
+        return Normal(mean, scale, validate_args=False), Normal(negative_mean, negative_scale, validate_args=False)
+
+    def _log_px(self, q: Normal, y: Tensor, noise: Noise) -> Tensor:
+        z = q.mean + q.stddev * noise.normal("q1", (1, *q.mean.shape), y.device)
+        return self.model.decoder(z).log_prob(y).mean()

@@ -1,0 +1,258 @@
+r"""The variational autoencoder with one layer of latent variables.
+
+$$p(x, z) = p_\theta(x | z)\, p(z), \qquad
+q_\phi(z | x) = \mathcal N\big(\mu_\phi(x), \mathrm{diag}\, s_\phi(x)^2\big), \qquad
+\log p(x) \ge \mathcal L(x) = \mathbb E_q \log p_\theta(x | z) - D_{KL}[q_\phi(z | x) \| p(z)]$$
+
+Encoder, decoder and prior are modules that return distributions. The KL is in closed form.
+
+Source: Kingma & Welling 2014; Ran et al. 2021 (papers/bpvae, section 2); Csiszárik et al. 2019
+(papers/negative_sampling, section 1).
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Normal, kl_divergence
+
+from oodgen.errors import UserError
+from oodgen.models.density import Bound, Density
+from oodgen.models.likelihoods import Likelihood
+from oodgen.noise import Noise
+
+__all__ = ["VAE", "Decoder", "Encoder", "Isotropic"]
+
+Size = tuple[int, int]
+
+
+class Isotropic(nn.Module):
+    r"""The distribution $\mathcal N(m \mathbf 1, \sigma^2 I)$ over codes, a prior.
+
+    Arguments:
+        mean: m, the same for every coordinate.
+        sigma: $\sigma$, the same for every coordinate.
+
+    Raises:
+        UserError: `sigma` is not positive.
+    """
+
+    mean: Tensor
+    sigma: Tensor
+
+    def __init__(self, mean: float = 0.0, sigma: float = 1.0) -> None:
+        super().__init__()
+        if not 0 < sigma < math.inf:
+            raise UserError(f"the prior's sigma={sigma} must be positive")
+        # of the config, not of the weights: a checkpoint does not hold them
+        self.register_buffer("mean", torch.tensor(float(mean)), persistent=False)
+        self.register_buffer("sigma", torch.tensor(float(sigma)), persistent=False)
+
+    def forward(self) -> Normal:
+        """The distribution of one coordinate."""
+        return Normal(self.mean, self.sigma, validate_args=False)
+
+
+class Encoder(nn.Module):
+    r"""$q(z | y)$: strided convolutions, then $\mu$ and $\log s^2$ of each coordinate by a linear layer.
+
+    Arguments:
+        sizes: Spatial sizes, the image's first, one more than there are convolutions.
+        channels: Channels, the image's first.
+        kernel: Kernel size.
+        strides: Of the convolutions.
+        latent: d, the dimension of z.
+        activation: Name of a module of torch.nn.
+        batch_norm: Normalise before each activation.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Size],
+        channels: Sequence[int],
+        kernel: int,
+        strides: Sequence[int],
+        latent: int,
+        activation: str,
+        batch_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.features = nn.Sequential()
+        for (below, above), stride in zip(pairwise(channels), strides, strict=True):
+            self.features.append(nn.Conv2d(below, above, kernel, stride, (kernel - 1) // 2, bias=not batch_norm))
+            _activate(self.features, above, activation, batch_norm)
+        self.head = nn.Linear(channels[-1] * math.prod(sizes[-1]), 2 * latent)
+
+    def forward(self, y: Tensor) -> Normal:
+        """Observed images (B, C, H, W) to the distribution of codes (B, d)."""
+        mean, log_variance = self.head(self.features(y).flatten(1)).float().chunk(2, 1)
+        return Normal(mean, (log_variance / 2).exp(), validate_args=False)
+
+
+class Decoder(nn.Module):
+    r"""$p(x | z)$: a linear layer, then transposed convolutions that mirror the encoder's.
+
+    Arguments:
+        sizes, strides, kernel, latent, activation, batch_norm: The encoder's.
+        channels: Channels, the first those of the linear layer's map, without the last.
+        outputs: Channels of the last layer, which has neither normalisation nor activation.
+        likelihood: Observation model.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Size],
+        channels: Sequence[int],
+        kernel: int,
+        strides: Sequence[int],
+        latent: int,
+        activation: str,
+        batch_norm: bool,
+        outputs: int,
+        likelihood: Likelihood,
+    ) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+        self.shape = (channels[0], *sizes[-1])
+        self.lift = nn.Sequential(nn.Linear(latent, math.prod(self.shape)), nn.Unflatten(1, self.shape))
+        _activate(self.lift, channels[0], activation, batch_norm)
+        self.features = nn.Sequential()
+        padding = (kernel - 1) // 2
+        steps = zip(pairwise([*channels, outputs]), pairwise(reversed(sizes)), reversed(strides), strict=True)
+        for i, ((above, below), (start, goal), stride) in enumerate(steps, 1):
+            extra = tuple(g - ((s - 1) * stride - 2 * padding + kernel) for s, g in zip(start, goal, strict=True))
+            last = i == len(strides)
+            self.features.append(
+                nn.ConvTranspose2d(above, below, kernel, stride, padding, extra, bias=last or not batch_norm)  # type: ignore[arg-type]
+            )
+            if not last:
+                _activate(self.features, below, activation, batch_norm)
+
+    def forward(self, z: Tensor) -> Distribution:
+        """Codes (S, B, d) to the distribution of images, whose `log_prob` has shape (S, B)."""
+        return self.likelihood(self.features(self.lift(z.flatten(0, 1))).unflatten(0, z.shape[:2]))
+
+
+def _activate(layers: nn.Sequential, channels: int, activation: str, batch_norm: bool) -> None:
+    if batch_norm:
+        layers.append(nn.BatchNorm2d(channels))
+    layers.append(getattr(nn, activation)())
+
+
+class VAE(Density):
+    r"""The variational autoencoder; as a `Hierarchy` it has one layer, and $\mathcal L^{>1}$ draws z from the prior.
+
+    Arguments:
+        shape: Image shape (C, H, W).
+        latent: d, the dimension of z.
+        channels: Of the encoder's convolutions.
+        strides: Of the encoder's convolutions.
+        kernel: Kernel size; an even one halves an even size exactly, but needs stride 2.
+        likelihood: Observation model $p(x | z)$.
+        decoder: Channels of the decoder, the first those of the linear layer's map; None mirrors `channels`.
+        activation: Name of a module of torch.nn.
+        batch_norm: Normalise each layer but the last over the batch.
+        prior: p(z); None is $\mathcal N(0, I)$.
+
+    Raises:
+        UserError: sizes, strides and channels do not fit each other.
+    """
+
+    depth = 1
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        latent: int,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        kernel: int,
+        likelihood: Likelihood,
+        decoder: Sequence[int] | None = None,
+        activation: str = "ReLU",
+        batch_norm: bool = False,
+        prior: Isotropic | None = None,
+    ) -> None:
+        super().__init__()
+        down = list(reversed(channels)) if decoder is None else list(decoder)
+        if not len(channels) == len(strides) == len(down) > 0:
+            raise UserError(
+                f"model: channels={list(channels)}, strides={list(strides)} and decoder={down} must be equally many"
+            )
+        if latent < 1 or kernel < 1 or min(*channels, *strides, *down) < 1:
+            raise UserError("model: latent, kernel, channels, strides and decoder must be at least 1")
+        if not isinstance(getattr(nn, activation, None), type):
+            raise UserError(f"model.activation={activation!r} is no module of torch.nn; LeakyReLU is one")
+        self.shape, self.latent, self.likelihood = tuple(shape), latent, likelihood
+        sizes: list[Size] = [(self.shape[1], self.shape[2])]
+        for stride in strides:
+            height, width = ((n + 2 * ((kernel - 1) // 2) - kernel) // stride + 1 for n in sizes[-1])
+            if min(height, width) < 1 or (stride == 1 and (height, width) != sizes[-1]):
+                raise UserError(
+                    f"model: a kernel of {kernel} with stride {stride} does not fit a map of {sizes[-1]}; "
+                    "an odd kernel keeps a size, and every stride divides it"
+                )
+            sizes.append((height, width))
+        rest = (kernel, list(strides), latent, activation, batch_norm)
+        self.encoder = Encoder(sizes, [self.shape[0], *channels], *rest)
+        self.decoder = Decoder(sizes, down, *rest, likelihood.channels(self.shape[0]), likelihood)
+        self.prior = Isotropic() if prior is None else prior
+
+    def observe(self, x: Tensor, noise: Noise) -> Tensor:
+        return self.likelihood.observe(x, noise)
+
+    def forward(self, y: Tensor, noise: Noise, samples: int = 1) -> Bound:
+        return self.bounds(y, noise, (0,), (samples,))[0]
+
+    def bounds(
+        self,
+        y: Tensor,
+        noise: Noise,
+        ks: Sequence[int],
+        samples: Sequence[int],
+        up: Literal["mean", "sample"] = "mean",
+        down: Literal["sample", "mode"] = "sample",
+    ) -> list[Bound]:
+        r"""$\mathcal L^{>0} = \mathcal L$ and $\mathcal L^{>1} = \mathbb E_{p(z)} \log p(x | z)$, for each k of `ks`.
+
+        Nothing lies below z, so `up` has no effect; `down="mode"` takes the prior's mean instead of samples of it.
+
+        Raises:
+            ValueError: k is neither 0 nor 1, or `ks` and `samples` differ in length.
+        """
+        if len(ks) != len(samples) or not {0, 1}.issuperset(ks):
+            raise ValueError(f"levels {ks} with samples {samples} do not fit one layer")
+        q, p = self.encoder(y) if 0 in ks else None, self.prior()
+        z = []
+        for k, s in zip(ks, samples, strict=True):
+            shape = (s, len(y), self.latent)
+            if k == 1:
+                draw = noise.normal("p1", shape, y.device) if down == "sample" else torch.zeros(shape, device=y.device)
+                z.append(p.mean + p.stddev * draw)
+            else:
+                assert q is not None
+                z.append(q.mean + q.stddev * noise.normal("q1", shape, y.device))
+        log_px = self.decoder(torch.cat(z)).log_prob(y).split(list(samples))
+        found = []
+        for k, s, code, value in zip(ks, samples, z, log_px, strict=True):
+            if k == 1:
+                found.append(Bound(value))
+                continue
+            assert q is not None
+            closed = kl_divergence(q, p).sum(1).expand(1, s, len(y))
+            found.append(Bound(value, (q.log_prob(code) - p.log_prob(code),), closed))
+        return found
+
+    def reconstruct(self, y: Tensor, noise: Noise, k: int) -> Tensor:
+        if k == 1:
+            return self.generate(len(y), noise)
+        q = self.encoder(y)
+        return self.decoder(q.mean + q.stddev * noise.normal("q1", (1, *q.mean.shape), y.device)).mean[0]
+
+    def generate(self, count: int, noise: Noise) -> Tensor:
+        p = self.prior()
+        shape = (1, count, self.latent)
+        return self.decoder(p.mean + p.stddev * noise.normal("p1", shape, p.mean.device)).mean[0]
