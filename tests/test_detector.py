@@ -160,7 +160,7 @@ def run(tmp_path):
     method.model.initialise(y, RandomNoise())
     state = {f"model.{name}": value for name, value in method.model.state_dict().items()}
     torch.save({"state_dict": state}, train / "checkpoints" / "last.ckpt")
-    witness = Witness(method.model.eval(), "last", train / "evidence", CPU, 4)
+    witness = Witness(method.model.eval(), "last", train / "evidence", train.parent / "evidence", CPU, 4)
     held = {
         part: Examples(images(n, n, (1, 8, 8)).numpy(), "toys", f"{part} part of train", "")
         for part, n in (("validation", 30), ("calibration", 50))

@@ -13,7 +13,7 @@ from torch import nn
 from oodgen import evaluate
 from oodgen.data.module import TestSet as Examined
 from oodgen.device import Device
-from oodgen.errors import UserError
+from oodgen.errors import Diverged, UserError
 from oodgen.models.hierarchy import BottomUpVAE
 from oodgen.models.likelihoods import Bernoulli
 from oodgen.noise import RandomNoise
@@ -31,7 +31,7 @@ class Brightness:
 
     gain: float = 1.0
     size: int = 3
-    needs = object
+    needs = nn.Module
 
     def batch(self, model):
         return self.size
@@ -45,7 +45,7 @@ class Brightness:
 @pytest.fixture
 def witness(tmp_path):
     calls.clear()
-    return evaluate.Witness(nn.Linear(1, 1), "last", tmp_path, CPU, 0)
+    return evaluate.Witness(nn.Linear(1, 1), "last", tmp_path / "own", tmp_path / "shared", CPU, 0)
 
 
 def images(name="photos", n=8, seed=0):
@@ -101,6 +101,30 @@ def test_what_changes_evidence_gives_it_another_file(witness, change):
     assert len(list(witness.folder.iterdir())) == 2  # the first is still good
 
 
+def test_what_asks_no_model_is_kept_for_all_models(witness):
+    modelless = Brightness()
+    object.__setattr__(modelless, "needs", object)
+    first = evaluate.collect(witness, {"b": modelless}, images())
+    other = witness._replace(folder=witness.folder / "other", weights="best", seed=1, device=Device("cpu", "bf16"))
+    found = evaluate.collect(other, {"b": modelless}, images())
+    assert len(calls) == 3 and torch.equal(first["b/value"], found["b/value"])
+    assert not witness.folder.exists() and len(list(witness.shared.iterdir())) == 1
+
+
+def test_a_score_that_is_not_a_number_is_a_divergence_named():
+    evaluate.check({"l>0": np.array([1.0, np.inf, -np.inf])}, "mnist")
+    with pytest.raises(Diverged, match="kl is not a number for 2 of the 3 examples of mnist"):
+        evaluate.check({"l>0": np.zeros(3), "kl": np.array([np.nan, 1.0, np.nan])}, "mnist")
+
+
+def test_a_bound_that_ran_away_on_a_few_examples_is_said():
+    usual = np.array([230.0, 240.0, 250.0])
+    assert evaluate.runaway({"mnist": {"l>0": usual, "kl": np.array([1, 1, 1e9])}}) == []
+    (line,) = evaluate.runaway({"mnist": {"l>0": usual}, "kmnist": {"l>0": np.array([230.0, 240.0, 1e18])}})
+    assert "kmnist" in line and "median 240" in line and "3.33e+17" in line
+    assert len(evaluate.runaway({"mnist": {"l>0": np.array([1.0, 2.0, np.inf])}})) == 1
+
+
 def test_other_pixels_under_the_same_name_give_another_file(witness):
     # a transformation's options change what is made, and neither its name nor its origin
     made = [images("noise", seed=seed)._replace(origin="made from photos test", sha256="of photos") for seed in (0, 1)]
@@ -114,7 +138,7 @@ def test_evidence_of_every_probe_is_found_again_by_another_process(witness):
         assert " at 0x" not in repr(probe)
     evaluate.collect(witness, {"image": ImageStatistics()}, test)
     evaluate.collect(witness, {"image": ImageStatistics()}, test)
-    assert len(list(witness.folder.iterdir())) == 1
+    assert len(list(witness.shared.iterdir())) == 1
 
 
 @pytest.fixture(scope="module")

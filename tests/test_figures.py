@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from oodgen import figures
-from oodgen.errors import UserError
+from oodgen import figures, look
 
 
 @pytest.fixture
@@ -61,18 +60,8 @@ def test_a_far_set_is_named_instead_of_squeezing_the_others(scores):
 @pytest.mark.parametrize("values", [np.zeros(50), np.array([1.0]), np.array([np.nan, 1.0, np.inf, 2.0])])
 def test_degenerate_scores_can_be_drawn(tmp_path, values):
     for draw in (figures.roc, figures.densities):
-        figures.save(draw({"s": {"in": values, "out": values}}, "in"), tmp_path / "x.svg")
+        look.save(draw({"s": {"in": values, "out": values}}, "in"), tmp_path / "x.svg")
         assert (tmp_path / "x.svg").stat().st_size > 1000
-
-
-def test_a_set_looks_the_same_everywhere_and_known_companions_differ():
-    assert figures.style("something new") == figures.style("something new")
-    for together in (
-        ("digits", "glyphs", "uniform_noise", "gaussian_noise", "hflip", "vflip"),
-        ("mnist", "kmnist", "omniglot", "omniglot_inverted", "notmnist", "smallnorb", "smallnorb_inverted", "vflip"),
-        ("svhn", "gtsrb", "celeba", "places365", "flowers102", "lfw", "imagenet32", "uniform_noise"),
-    ):
-        assert len({figures.style(name) for name in together}) == len(together)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -94,27 +83,42 @@ def test_curves_skip_gaps_and_draw_what_there_is():
     assert figures.curves({"step": step, "beta": np.full(6, np.nan)}) is None
 
 
-def test_progress_has_a_panel_for_each_out_set_and_a_point_for_each_value_measured():
-    nan = float("nan")
-    measured = {"l>0": [(1, 0.1, nan), (2, 0.2, nan), (8, 0.3, nan)], "llr>1 mode": [(2, 0.9, 0.1), (8, 0.8, 0.1)]}
-    figure = figures.progress({"mnist": measured, "kmnist": {"llr>1": [(1, 0.6, nan)]}}, "samples", powers=True)
-    left, _ = figure.axes
-    assert lines(left)["l>0"].tolist() == [[1, 0.1], [2, 0.2], [8, 0.3]]
-    assert lines(left)["llr>1 mode"].tolist() == [[2, 0.9], [8, 0.8]]
-    assert (left.get_xscale(), left.get_xlabel()) == ("log", "samples")
-    assert [text.get_text() for text in left.get_xticklabels()] == ["1", "2", "8"]
-    (band,) = left.collections
-    assert band.get_paths()[0].vertices[:, 1].min() == pytest.approx(0.7)
-    colours = {line.get_label(): line.get_color() for axis in figure.axes for line in axis.get_lines()}
-    assert colours["llr>1"] == colours["llr>1 mode"] != colours["l>0"], "a variant keeps its score's colour"
-    assert figures.progress({"mnist": measured}).axes[0].get_xscale() == "linear"
+@pytest.fixture
+def bounds():
+    random = np.random.default_rng(0)
+    return {
+        "photos": random.normal(-300, 40, 4000),
+        "digits": random.normal(-200, 20, 4000),
+        "glyphs": random.normal(-9000, 300, 4000),
+    }
 
 
-def test_a_figure_is_the_same_file_twice_and_never_a_part(tmp_path, scores):
-    for name in ("a.svg", "b.svg"):
-        figures.save(figures.roc({"l>0": scores}, "photos"), tmp_path / name)
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file"):
-        figures.save(figures.roc({"l>0": scores}, "photos"), tmp_path / "file" / "c.png")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.svg", "b.svg", "file"]
+def test_likelihoods_stand_where_they_are_and_as_large_as_they_are_many_however_far(bounds):
+    (axis,) = figures.likelihoods(bounds, "photos").axes
+    drawn = lines(axis)
+    assert set(drawn) == {"photos (in)", "digits", "glyphs"}
+    ahead, areas = axis.get_xaxis().get_transform(), []
+    for name, centre in (("photos (in)", -300), ("digits", -200), ("glyphs", -9000)):
+        x, y = drawn[name][np.isfinite(drawn[name][:, 1])].T
+        assert x[np.argmax(y)] == pytest.approx(centre, rel=0.1)
+        areas.append(np.trapezoid(y, ahead.transform(x)))
+    assert areas == pytest.approx([areas[0]] * 3, rel=0.02), "equal areas are equal numbers of examples"
+    low, high = axis.get_xlim()
+    assert low < -9000 and high > -200
+
+
+@pytest.mark.parametrize("shift", [0.0, -700.0, 5000.0])
+def test_likelihoods_have_ticks_at_round_numbers_apart_from_each_other(bounds, shift):
+    (axis,) = figures.likelihoods({name: values + shift for name, values in bounds.items()}, "photos").axes
+    low, high = axis.get_xlim()
+    ticks = axis.get_xticks()
+    assert len(ticks) >= 4 and all(low <= x <= high for x in ticks)
+    places = np.sort(axis.get_xaxis().get_transform().transform(ticks))
+    assert np.diff(places).min() > 0.05 * (places[-1] - places[0])
+    assert all(float(t.get_text().replace(",", "")) == x for t, x in zip(axis.get_xticklabels(), ticks, strict=True))
+
+
+@pytest.mark.parametrize("values", [np.full(50, -3.0), np.array([-1.0, -2.0]), np.array([np.nan, -1.0, -np.inf, -2.0])])
+def test_degenerate_likelihoods_can_be_drawn(tmp_path, values):
+    look.save(figures.likelihoods({"in": values, "out": np.zeros(9)}, "in"), tmp_path / "x.svg")
+    assert (tmp_path / "x.svg").stat().st_size > 1000

@@ -30,15 +30,26 @@ ALLOWED = {
     "device": EVERYBODY,
     "curves": EVERYBODY,
     "checkpoints": [*EVERYBODY, "data.resident"],
-    "figures": EVERYBODY,
+    "look": EVERYBODY,
+    "figures": [*EVERYBODY, "look"],
+    "comparisons": [*EVERYBODY, "look"],
+    "choice": [*EVERYBODY, "tables", "look", "figures", "comparisons"],
+    "compare": [*EVERYBODY, "record", "look", "comparisons"],
     "tables": EVERYBODY,
     "places": EVERYBODY,
     "printed": [*EVERYBODY, "tables"],
     "render": [*EVERYBODY, "tables", "printed"],
     "study": [*EVERYBODY, "tables"],
     "groups": [*EVERYBODY, "record", "tables"],
-    "page": [*EVERYBODY, "record", "places", "groups", "tables", "printed", "figures"],
-    "report": [*EVERYBODY, "places", "groups", "study", "tables", "printed", "render", "figures", "page"],
+    "ledger": [*EVERYBODY, "groups", "tables", "printed"],
+    "verdict": [*EVERYBODY, "tables"],
+    "page": [
+        *EVERYBODY, "record", "places", "groups", "tables", "printed", "verdict", "look", "figures", "comparisons",
+    ],
+    "report": [
+        *EVERYBODY, "places", "groups", "study", "tables", "printed", "ledger", "verdict", "render", "comparisons",
+        "page",
+    ],
     "evaluate": [
         *EVERYBODY, "metrics", "record", "device", "models.density", "probes.probe", "data.module", "data.resident",
         "tables",
@@ -46,8 +57,8 @@ ALLOWED = {
     "train": [*EVERYBODY, "checkpoints", "curves", "device", "data.module"],
 }  # fmt: skip
 # The ends of a run, which only each other may know.
-ENDS = ["cell", "parts", "run", "score", "detector", "bench.*", "report"]
-STARTS_WITHOUT_TORCH = ["run", "report", "score", "dashboard", "data.__main__"]
+ENDS = ["cell", "parts", "run", "score", "detector", "bench.*", "report", "simple_set", "compare"]
+STARTS_WITHOUT_TORCH = ["run", "report", "score", "dashboard", "data.__main__", "simple_set", "compare"]
 
 
 def name_of(path):

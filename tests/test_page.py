@@ -1,4 +1,4 @@
-"""The page of a run: whole, self-contained, and its sentences follow from the rows."""
+"""The page of a run: whole and self-contained."""
 
 import json
 import re
@@ -8,57 +8,6 @@ import pytest
 
 from oodgen import page, tables
 from oodgen.errors import UserError
-
-AUROC = {
-    "l>0": {"digits": 0.04, "hflip": 0.50},
-    "llr>1": {"digits": 0.93, "hflip": 0.52},
-    "llr_ada": {"digits": 0.99, "hflip": 0.51},
-}
-
-
-def cells(auroc=AUROC, controls=None):
-    def cell(score, out, value, metric):
-        nan = float("nan")
-        return tables.Cell("e", "photos", out, score, metric, "full", value, nan, nan, nan, (0,), 10, 10)
-
-    found = [cell(s, o, v, "auroc") for s, values in auroc.items() for o, v in values.items()]
-    return found + [cell(f"control:{s}", o, v, "separation") for (s, o), v in (controls or {}).items()]
-
-
-def test_the_verdict_tells_a_failing_likelihood_and_where_the_ratio_fails_too():
-    first, second = page.verdict(cells())
-    assert first.startswith("On digits plain likelihood fails (AUROC 0.040)") and first.endswith(
-        "llr_ada reaches 0.990."
-    )
-    assert second == "llr_ada stays below 0.7 on hflip (0.510)."
-
-
-def test_the_verdict_names_the_score_fixed_beforehand_not_the_best():
-    better = {**AUROC, "llr>1": {"digits": 0.999, "hflip": 0.9}}
-    assert "llr_ada" in page.verdict(cells(better))[0] and "llr>1" not in page.verdict(cells(better))[0]
-
-
-def test_a_sufficient_control_is_said_aloud():
-    words = page.verdict(cells(controls={("entropy", "digits"): 0.998, ("mean", "digits"): 0.6}))[-1]
-    assert "digits (entropy of the pixels, 0.998)" in words and "proves nothing about semantics" in words
-    assert not any("semantics" in s for s in page.verdict(cells(controls={("entropy", "digits"): 0.9})))
-
-
-@pytest.mark.parametrize(
-    ("plain", "ratio", "words"),
-    [
-        (0.5, 0.9, "no better than guessing"),
-        (0.8, 0.9, "less likely than photos"),
-        (0.1, 0.3, "does not repair it"),
-    ],
-)
-def test_the_verdict_follows_the_numbers(plain, ratio, words):
-    assert words in page.verdict(cells({"l>0": {"digits": plain}, "llr_ada": {"digits": ratio}}))[0]
-
-
-def test_a_verdict_needs_neither_ratio_nor_bound():
-    assert "critic separates photos" in page.verdict(cells({"critic": {"digits": 0.8}}))[0]
-    assert page.verdict([]) == ["No AUROC was measured."]
 
 
 @pytest.fixture
@@ -130,6 +79,13 @@ def test_the_page_is_self_contained_and_shows_the_run(run):
     ]
 
 
+def test_a_model_of_one_layer_shows_how_far_its_likelihoods_fall(run):
+    for path in (run / "scores").iterdir():
+        path.write_text(path.read_text().replace("llr>1", "kl"))
+    html = page.write(run).read_text()
+    assert (run / "figures" / "likelihoods.svg").stat().st_size > 1000 and "log-likelihoods of all sets" in html
+
+
 def test_text_of_the_record_is_text_on_the_page(run):
     html = page.write(run).read_text()
     assert "<script" not in html and "<b>note</b>" not in html and "&lt;script&gt;" in html
@@ -197,6 +153,31 @@ def test_the_papers_numbers_stand_beside_ours(run):
     assert "Beside the paper" in html and "ours took S = 8 for l&gt;0 and 4 for l&gt;k" in html
     assert "0.964 <small>S=1</small><br>0.984 <small>S=250</small><br>0.986 <small>S=1000</small>" in html
     assert "quoted(Ren et al. 2019 [1])" in html
+
+
+def test_means_and_nats_per_dimension_stand_beside_the_papers_and_among_the_metrics(run):
+    names = {"photos": "fashion_mnist", "digits": "mnist"}
+    rows = [("digits", "l>0", "nats_dim", 12345.678), ("photos", "l>0", "nats_dim", 0.3125)]
+    rows += [("digits", "psnr", "mean", 14.567)]
+    text = (run / "results.csv").read_text()
+    text += "".join(f"quickstart,abcdef,0,photos,{out},{s},{m},{v},,,full,60,60\n" for out, s, m, v in rows)
+    record = (run / "record.json").read_text().replace('"paper": null', '"paper": "negative_sampling"')
+    record = record.replace('"method": "hvae"', '"method": "vae likelihood=bernoulli"')
+    for ours, name in names.items():
+        text, record = text.replace(ours, name), record.replace(f'"{ours}"', f'"{name}"')
+    (run / "results.csv").write_text(text)
+    (run / "record.json").write_text(record)
+    html = page.write(run).read_text()
+    beside, others = html.index("Beside the paper"), html.index("Other metrics")
+    assert beside < html.index("nats/dim ours") < html.index(">0.312<") < others
+    assert html.count(">1.23e+04<") == 2 and others < html.index(">14.57<")
+
+
+def test_the_page_of_a_run_with_negatives_speaks_of_its_own_score(run):
+    assert "own score" not in page.write(run).read_text()
+    (run / "config.yaml").write_text("method: {negatives: generated}\n")
+    html = page.write(run).read_text()
+    assert html.index("With generated for contrast") < html.index("<h2>")
 
 
 @pytest.mark.parametrize(

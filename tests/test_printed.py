@@ -9,7 +9,8 @@ from oodgen import printed, tables
 from oodgen.errors import UserError
 
 NAN = math.nan
-PAPER = Path(__file__).parents[1] / "experiments" / "hierarchical_llr" / "paper.yaml"
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+PAPER = EXPERIMENTS / "hierarchical_llr" / "paper.yaml"
 
 
 def row(score, value, out="mnist", seed=0, metric="auroc", protocol="full", low=NAN, high=NAN):
@@ -71,6 +72,57 @@ def test_other_methods_name_the_source_of_what_they_quote():
     lines = {line.entries[1].text: [e.text for e in line.entries] for line in table.lines}
     assert lines["binary_classifier: classifier"][2:] == ["quoted(Ren et al. 2019 [1])", "0.455", "0.505", "0.886"]
     assert not any(name.startswith("hvae:") for name in lines)
+
+
+def negative_sampling():
+    return printed.read_paper(EXPERIMENTS / "negative_sampling" / "paper.yaml")
+
+
+def test_a_slug_holds_the_qualifiers_that_a_cell_has():
+    found = {item.method for item in negative_sampling()}
+    assert {"vae likelihood=bernoulli", "ns_vae likelihood=gaussian negatives=emnist_letters"} <= found
+    found = {item.method for item in printed.read_paper(EXPERIMENTS / "bpvae" / "paper.yaml")}
+    assert {"vae", "bpvae simple=mnist", "bpvae simple=omniglot", "odin"} <= found
+
+
+def test_what_is_printed_as_bits_and_is_nats_answers_to_nats():
+    numbers = negative_sampling()
+    for out, value in (("fashion_mnist", 0.30), ("mnist", 0.35)):
+        (cell,) = tables.aggregate([row("l>0", 0.9, out=out, metric="nats_dim")])
+        (item,) = printed.lookup(numbers, cell, "vae likelihood=bernoulli")
+        assert item.value == value and item.table == "table1, table3, table5"
+    assert not any(item.metric == "bpd" for item in numbers)
+    (cell,) = tables.aggregate([row("l>0", 0.9)])
+    assert [p.value for p in printed.lookup(numbers, cell, "vae likelihood=gaussian")] == [0.98]
+    (cell,) = tables.aggregate([row("kl", 0.9)])
+    assert [p.value for p in printed.lookup(numbers, cell, "vae likelihood=gaussian")] == [0.26]
+
+
+def test_true_bits_stay_bits(tmp_path):
+    (item,) = paper(tmp_path, metric="bpd", score=None, split="in_test")
+    assert (item.metric, item.out) == ("bpd", "mnist")
+
+
+def test_an_average_answers_to_the_mean_of_its_own_name_and_grey_sets_to_theirs():
+    numbers = printed.read_paper(EXPERIMENTS / "bpvae" / "paper.yaml")
+    for out, value in (("cifar10", 18.282), ("mnist", 14.831)):
+        (cell,) = tables.aggregate([row("psnr", 18.0, out=out, metric="mean")._replace(inlier="cifar10")])
+        assert [p.value for p in printed.lookup(numbers, cell, "vae")] == [value]
+    (cell,) = tables.aggregate([row("l>0", 0.5, out="svhn")._replace(inlier="cifar10")])
+    assert [p.value for p in printed.lookup(numbers, cell, "vae")] == [0.037]
+    (mse,) = [p for p in numbers if p.score == "mse" and (p.out, p.method) == ("mnist", "vae")]
+    assert printed.as_entry(mse).text == "0.0346", "printed with four decimals in a table of three"
+
+
+def test_powers_of_ten_are_printed_as_such():
+    (item,) = [p for p in negative_sampling() if p.value > 1e9 and p.table == "table3"]
+    assert printed.as_entry(item).text == "1e+18 ± 1e+19"
+
+
+def test_numbers_that_two_tables_print_unlike_are_both_there():
+    (cell,) = tables.aggregate([row("l>0", 0.9)])
+    table = printed.beside([cell], negative_sampling(), "ns_vae likelihood=bernoulli negatives=generated")
+    assert table.lines[0].entries[-1].text == "0.70 ± 0.13; 0.76 ± 0.14"
 
 
 @pytest.mark.parametrize("text", ["tables: [1", "a: 1", "- 1", ""])

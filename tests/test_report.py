@@ -12,14 +12,27 @@ from omegaconf import OmegaConf
 from oodgen import printed, report, tables
 from oodgen.paths import config_dir
 
+ABOUT = {"paper": "negative_sampling", "method": "vae likelihood=bernoulli"}
 
-def make(root, experiment="e", name="aaaaaa", seed=0, state="done", auroc=0.5, config="", why=None, paper=None):
+
+def make(
+    root,
+    experiment="e",
+    name="aaaaaa",
+    seed=0,
+    state="done",
+    auroc=0.5,
+    config="",
+    why=None,
+    paper=None,
+    method="hvae",
+):
     folder = root / "eval" / experiment / name
     folder.mkdir(parents=True)
     (folder / "state.json").write_text(json.dumps({"state": state, "why": why}))
     (folder / "config.yaml").write_text(f"seed: {seed}\ndata: {{seed: {seed}, root: {root}}}\n{config}")
     if state == "done":
-        record = {"experiment": experiment, "fingerprint": name, "seed": seed, "method": "hvae", "paper": paper}
+        record = {"experiment": experiment, "fingerprint": name, "seed": seed, "method": method, "paper": paper}
         (folder / "record.json").write_text(json.dumps(record))
         lines = [",".join(tables.Row._fields)]
         lines += [
@@ -28,6 +41,12 @@ def make(root, experiment="e", name="aaaaaa", seed=0, state="done", auroc=0.5, c
         ]
         (folder / "results.csv").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def grid(text):
+    """The cells of the Markdown tables in a text, without the rules below their heads."""
+    lines = [line for line in text.splitlines() if line.startswith("|") and not line.startswith("|:")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def test_seeds_become_mean_and_deviation(tmp_path, capsys):
@@ -55,12 +74,50 @@ def test_unfinished_runs_are_counted_named_and_left_out(tmp_path, capsys):
     assert "cccccc is running" in (tmp_path / "report" / "report.html").read_text()
 
 
+def test_the_tables_of_a_paper_stand_whole_below_the_experiments(tmp_path, capsys):
+    make(tmp_path, **ABOUT)
+    report.main([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert out.index("## e") < out.index("## Tables of the papers") < out.index("### negative_sampling, table1")
+    assert [line for line in out.splitlines() if line.startswith("### ")] == [
+        f"### negative_sampling, table{i}" for i in (1, 3, 5)
+    ], "tables without an answer are left out"
+    assert "not run" in out and "printed as bits/dim" in out and "1e+18 ± 1e+19" in out
+    html, latex = ((tmp_path / "report" / f"report.{kind}").read_text() for kind in ("html", "tex"))
+    assert "Tables of the papers" in html and html.count('<table class="dense">') == 3
+    assert html.index("1e+18") and latex.count(r"\begin{tabular}") == 1 + 3
+    other = tmp_path / "other"
+    make(other, paper="negative_sampling")
+    report.main([str(other)])
+    assert "Tables of the papers" not in capsys.readouterr().out
+
+
+def test_a_diverged_seed_is_explained_once_and_counted_in_the_papers_table(tmp_path, capsys):
+    named = "data: {inlier: {_target_: oodgen.data.mnist.fashion_mnist}}\nname: e\npaper: negative_sampling\n"
+    named += "paper_method: vae likelihood=bernoulli"
+    for seed in (0, 1, 2):
+        ended = {"state": "diverged", "why": "the bound is not finite at step 12"} if seed == 2 else {}
+        folder = make(tmp_path, name=f"aaaaa{seed}", seed=seed, auroc=0.9, **ABOUT, **ended)
+        (folder / "config.yaml").write_text(f"seed: {seed}\n{named}\n")
+    report.main([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "Not in the tables: 1 diverged" in out and out.count("the bound is not finite at step 12") == 1
+    (line,) = [line for line in grid(out[out.index("### negative_sampling, table1") :])[:2] if "mnist" in line]
+    assert "2 (1 of 3 diverged)" in line and "0.100 ± 0.000" in line
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert html.count("the bound is not finite at step 12") == 1 and "2 (1 of 3 diverged)" in html
+
+
 def test_changed_options_are_never_averaged_with_the_experiment(tmp_path, capsys):
     make(tmp_path, name="aaaaaa", seed=0, auroc=0.8, config="model: {width: 16}")
     make(tmp_path, name="bbbbbb", seed=1, auroc=0.9, config="model: {width: 32}")
     report.main([str(tmp_path)])
     out = capsys.readouterr().out
-    assert "| 16 | 0 | 0.100 | 0.800 |" in out and "| 32 | 1 | 0.100 | 0.900 |" in out and "±" not in out
+    assert "±" not in out
+    assert [line[-4:] for line in grid(out)] == [
+        ["model.width", "seeds", "l>0", "llr>1"],
+        *(["16", "0", "0.100", "0.800"], ["32", "1", "0.100", "0.900"]),
+    ]
 
 
 def bounds(samples):
@@ -74,9 +131,9 @@ def test_a_sweep_over_one_option_is_one_table_and_one_figure(tmp_path, capsys):
     report.main([str(tmp_path)])
     out = capsys.readouterr().out
     assert out.count("\n## ") == 1 and "seeds 0, 1, over probes.bounds.samples" in out
-    lines = [line for line in out.splitlines() if line.startswith("|")]
-    assert lines[0] == "| probes.bounds.samples | l>0 | llr>1 |"
-    assert [line.split(" | ")[-1] for line in lines[2:]] == ["0.710 ± 0.014 |", "0.810 ± 0.014 |", "0.910 ± 0.014 |"]
+    head, *lines = grid(out)
+    assert head == ["probes.bounds.samples", "l>0", "llr>1"]
+    assert [line[-1] for line in lines] == ["0.710 ± 0.014", "0.810 ± 0.014", "0.910 ± 0.014"]
     assert "![AUROC over probes.bounds.samples](e.svg)" in out
     assert (tmp_path / "report" / "e.svg").stat().st_size > 1000
     assert "data:image/svg+xml;base64," in (tmp_path / "report" / "report.html").read_text()
@@ -103,7 +160,7 @@ def test_a_sweep_over_words_has_a_table_and_no_figure(tmp_path, capsys):
         make(tmp_path, name=name * 2, config=f"checkpoint: {name}")
     report.main([str(tmp_path)])
     out = capsys.readouterr().out
-    assert out.index("| best |") < out.index("| last |") and "![" not in out
+    assert [line[0] for line in grid(out)] == ["checkpoint", "best", "last"] and "![" not in out
     assert not list((tmp_path / "report").glob("*.svg"))
 
 

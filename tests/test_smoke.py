@@ -13,6 +13,7 @@ from oodgen.paths import config_dir
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
 GROUPS = {"dataset": "data.inlier", "probe": "probes.bounds", "score": "scores"}
+SWEEPS = sorted(path.stem for path in (config_dir() / "sweep").glob("*.yaml"))
 
 
 def _config(*overrides: str) -> dict:
@@ -21,34 +22,50 @@ def _config(*overrides: str) -> dict:
 
 
 def _misses(experiment: str) -> set[str]:
-    """What an experiment leaves to the command line: the folder of one's own images."""
-    misses = OmegaConf.missing_keys(OmegaConf.create(_config(f"+experiment={experiment}")))
-    assert misses <= {"data.inlier.root"}
-    return misses
+    """What an experiment leaves to the command line: the folders of one's own images."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        data = compose("run", [f"+experiment={experiment}"]).data
+    parts = {"data.inlier.root": data.inlier, "data.negative.root": data.negative}
+    return {name for name, part in parts.items() if part is not None and OmegaConf.is_missing(part, "root")}
 
 
 def _options() -> list[str]:
-    """Every file of conf/ as the override that chooses it."""
+    """Every file of conf/ as the overrides that choose it."""
     found = []
     for path in sorted(config_dir().rglob("*.yaml")):
         group = path.parent.relative_to(config_dir()).as_posix()
-        if group not in (".", "experiment"):
+        if group == "likelihood":
+            found.append(f"model=vae_grey likelihood@model.likelihood={path.stem}")
+        elif group not in (".", "experiment", "sweep"):
             found.append(f"{group}@{GROUPS[group]}={path.stem}" if group in GROUPS else f"{group}={path.stem}")
     return found
 
 
 @pytest.mark.parametrize("option", _options())
 def test_every_config_composes(option):
-    assert set(_config(option)) == set(KEYS)
+    assert set(_config(*option.split())) == set(KEYS)
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_sweep_is_over_experiments_and_options_that_are_there(sweep):
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        asked = compose("run", [f"+sweep={sweep}"], return_hydra_config=True).hydra
+    assert asked.mode.name == "MULTIRUN"
+    options = {key: str(values).split(",") for key, values in asked.sweeper.params.items()}
+    assert set(options["+experiment"]) <= set(EXPERIMENTS)
+    for experiment in options.pop("+experiment"):
+        for key, values in options.items():
+            found = [_config(f"+experiment={experiment}", f"{key}={value}") for value in values]
+            assert len({str(config) for config in found}) == len(values), "a value that changes nothing"
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs(command, tmp_path, monkeypatch, experiment):
     monkeypatch.chdir(tmp_path)
     arguments = [f"+experiment={experiment}", "smoke=true", "data.root=nowhere"]
-    if _misses(experiment):
+    for missing in _misses(experiment):
         Image.new("RGB", (40, 40)).save(tmp_path / "one.png")
-        arguments.append(f"data.inlier.root={tmp_path}")
+        arguments.append(f"{missing}={tmp_path}")
     first = command(*arguments)
     assert first.code == 0, first.err
     folders = list((tmp_path / "runs" / "smoke" / "eval").glob("*/*"))

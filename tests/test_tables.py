@@ -115,6 +115,42 @@ def test_an_oracle_line_says_so_whatever_its_score_is_called():
     assert [line.entries[0].text for line in table.lines] == ["llr>2", "llr>2 (oracle)"]
 
 
+def test_scores_of_a_vae_stand_in_order_and_say_what_they_are():
+    scores = ["ssim", "complexity_png", "psnr", "kl", "mse", "l>0"]
+    assert [s for s in sorted(scores, key=tables.rank) if s[0] in "lkc"] == ["l>0", "kl", "complexity_png"]
+    assert all(map(tables.gloss, scores)) and tables.gloss("kl") != tables.gloss("kl_1")
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [
+        ("nats_dim", 0.31602, "0.316"),
+        ("nats_dim", 9999.5, "9999.500"),
+        ("nats_dim", 10000.0, "1e+04"),
+        ("nats_dim", 1e18, "1e+18"),
+        ("nats_dim", -1e18, "-1e+18"),
+        ("nats_dim", math.inf, "inf"),
+        ("nats", -24776.3, "-24776.3"),
+        ("psnr", 18.256, "18.26"),
+        ("mse", 0.01664, "0.0166"),
+        ("ssim", 0.54321, "0.543"),
+        ("auroc", NAN, "–"),
+    ],
+)
+def test_numbers_have_as_many_digits_as_can_be_read(metric, value, text):
+    assert tables.number(metric, value) == text
+
+
+def test_a_mean_over_a_set_is_written_as_what_was_averaged():
+    (cell,) = tables.aggregate([row("psnr", 18.256, metric="mean")])
+    assert tables.entry(cell).text == "18.26"
+
+
+def test_an_infinite_value_has_a_mean_and_no_deviation():
+    (cell,) = tables.aggregate([row("l>0", v, seed=s, metric="nats_dim") for s, v in enumerate((1.0, math.inf))])
+    assert tables.entry(cell).text == "inf" and cell.seeds == (0, 1)
+
+
 def test_values_of_an_option_stand_in_numeric_order():
     settings = ["last", "epoch10", "64", "epoch2", "1e-3", "8", "best"]
     assert sorted(settings, key=tables.natural) == ["1e-3", "8", "64", "epoch2", "epoch10", "best", "last"]

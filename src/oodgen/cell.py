@@ -63,7 +63,8 @@ def _run(parts: Parts, folder: Path) -> None:
         start = time.perf_counter()
         model = method.model.to(device.torch).eval()
         device.place(model)
-        witness = evaluate.Witness(model, config["checkpoint"], train_dir / "evidence", device, config["eval_seed"])
+        kept = (train_dir / "evidence", root / "evidence")
+        witness = evaluate.Witness(model, config["checkpoint"], *kept, device, config["eval_seed"])
         scores = evaluate.fit_scores(parts.scores, evaluate.collect(witness, parts.probes, data.held["validation"]))
         calibrate(witness, parts.probes, data, folder)
         values: dict[str, dict[str, np.ndarray]] = {}
@@ -71,6 +72,7 @@ def _run(parts: Parts, folder: Path) -> None:
         for name, test in sets.items():
             evidence = evaluate.collect(witness, parts.probes, test)
             values[name], means[name] = evaluate.score(scores, evidence), evaluate.score(parts.means, evidence)
+            evaluate.check(values[name] | means[name], name)
             log.info("scored %s (%d examples)", name, len(test.x))
         who = (config["name"], fingerprint, config["seed"])
         rows = evaluate.rows(who, values, int(np.prod(data.shape)), config["oracle"], means, model.likelihood.bin)
@@ -79,6 +81,9 @@ def _run(parts: Parts, folder: Path) -> None:
         with whole(folder / "reconstructions.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **evaluate.reconstructions(witness, sets))  # type: ignore[arg-type]
         seconds = {"train": cost["seconds"], "evaluate": round(time.perf_counter() - start, 1)}
+        for line in (strange := evaluate.runaway(values)):
+            log.warning(line)
+        config["notes"] = [*config["notes"], *strange]
         _write_record(parts, folder, train_dir, sets, cost | {"seconds": seconds})
         page.write(folder)
         if view is not None:
@@ -125,9 +130,7 @@ def _train(parts: Parts, folder: Path, loggers: list[Any]) -> dict[str, Any]:
             cost = fit(parts.method, parts.data, folder, parts.device, *options)
         except Diverged as error:
             good = f"the last good checkpoint is {last}" if last.is_file() else "there was no checkpoint yet"
-            raise Diverged(
-                f"{error}; {good}. A smaller learning rate or trainer.gradient_clip_val=1 may help"
-            ) from error
+            raise Diverged(f"{error}; {good}. A smaller learning rate or clipped gradients may help") from error
         now |= {"cost": cost, "device": asdict(parts.device), "peak_memory_mb": record.provenance()["peak_memory_mb"]}
         write_text(made, json.dumps(now, indent=1))
     return cost
@@ -138,7 +141,15 @@ def _write_record(
 ) -> None:
     config, inlier = parts.config, parts.data.inlier.name
     made = record.read_json(train_dir / "provenance.json")
+    streams = [("auxiliary", stream) for stream in parts.data.streams]
+    streams += [] if parts.data.negatives is None else [("negative", parts.data.negatives)]
     notes = [*config["notes"], *(f"{name} was skipped: {why}" for name, why in parts.data.skipped.items())]
+    notes += [
+        f"{name} is no unknown set here: its training split was trained with, as {role} examples."
+        for role, stream in streams
+        for name, test in sets.items()
+        if test.name == stream.name
+    ]
     content = {
         "experiment": config["name"],
         "fingerprint": train_dir.name,
@@ -159,6 +170,10 @@ def _write_record(
                 "sha256": test.sha256,
             }
             for name, test in sets.items()
+        },
+        "trained_with": {
+            stream.name: {"role": role, "n": len(stream.x), "origin": stream.origin, "sha256": stream.sha256}
+            for role, stream in streams
         },
         "model": {"parameters": sum(p.numel() for p in parts.method.model.parameters())},
     }

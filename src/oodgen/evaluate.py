@@ -20,7 +20,7 @@ from oodgen import metrics
 from oodgen.data.module import TestSet
 from oodgen.data.resident import Examples, SequentialLoader
 from oodgen.device import Device
-from oodgen.errors import UserError
+from oodgen.errors import Diverged, UserError
 from oodgen.files import whole, write_text
 from oodgen.models.density import Hierarchy
 from oodgen.noise import ExampleNoise
@@ -28,7 +28,7 @@ from oodgen.probes.probe import Evidence, Probe
 from oodgen.record import digest
 from oodgen.tables import Row
 
-__all__ = ["Witness", "collect", "fit_scores", "reconstructions", "rows", "score", "write_rows"]
+__all__ = ["Witness", "check", "collect", "fit_scores", "reconstructions", "rows", "runaway", "score", "write_rows"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Witness(NamedTuple):
         model: The model, on the device.
         weights: The checkpoint's name.
         folder: Where evidence is kept.
+        shared: Where the evidence of probes that ask no model is kept, for all models.
         device: Precision.
         seed: The evaluation seed.
     """
@@ -49,6 +50,7 @@ class Witness(NamedTuple):
     model: nn.Module
     weights: str
     folder: Path
+    shared: Path
     device: Device
     seed: int
 
@@ -59,15 +61,16 @@ def collect(witness: Witness, probes: Mapping[str, Probe], test: TestSet) -> dic
     # of the pixels themselves: what a transformation made is not named by the file it was made from
     pixels = hashlib.sha256(np.ascontiguousarray(test.x).data).hexdigest()
     for name, probe in probes.items():
-        key = {
+        key: dict[str, Any] = {
             "probe": f"{type(probe).__module__}.{probe!r}",
             "set": [test.name, pixels],
             "code": _code(),
-            "weights": witness.weights,
-            "seed": witness.seed,
-            "precision": witness.device.precision,
         }
-        path = witness.folder / f"{name}-{test.name}-{digest(key)}.safetensors"
+        folder = witness.shared
+        if probe.needs is not object:
+            folder = witness.folder
+            key |= {"weights": witness.weights, "seed": witness.seed, "precision": witness.device.precision}
+        path = folder / f"{name}-{test.name}-{digest(key)}.safetensors"
         found = _read(path) if path.is_file() else None
         if found is None:
             found = _ask(witness, probe, test)
@@ -130,6 +133,31 @@ def score(scores: Mapping[str, Score], evidence: Evidence) -> dict[str, np.ndarr
                 f"score {name!r} asks for {error} which the probes did not give; there are: {given}"
             ) from error
     return values
+
+
+def check(scores: Mapping[str, np.ndarray], out: str) -> None:
+    """Raise Diverged if a score of the set `out` is not a number: no metric would mean anything. (Infinity is one.)"""
+    for name, values in scores.items():
+        if missing := int(np.isnan(values).sum()):
+            raise Diverged(f"{name} is not a number for {missing} of the {len(values)} examples of {out}")
+
+
+def runaway(scores: Mapping[str, Mapping[str, np.ndarray]], width: float = 1e3) -> list[str]:
+    """A sentence for each out set whose mean bound lies more than `width` times as low as its median.
+
+    There an encoder or decoder has left all bounds for a few examples (one diverged run of Csiszárik et al. 2019 prints
+    10^18 nats per dimension): the ranks, and so the AUROC, stand, but the mean says nothing.
+    """
+    found = []
+    for out, columns in scores.items():
+        for name, values in columns.items():
+            mean, median = abs(float(values.mean())), abs(float(np.median(values)))
+            if name.startswith("l>") and mean > width * median:
+                found.append(
+                    f"{name} of {out} has run away: its mean is {values.mean():.3g} nats, its median "
+                    f"{np.median(values):.3g}; ranks stand, means of it say nothing."
+                )
+    return found
 
 
 def rows(

@@ -1,117 +1,17 @@
-r"""Figures: arrays in, a `matplotlib.figure.Figure` out, no global state.
+r"""The pictures of one run: arrays in, a `matplotlib.figure.Figure` out, no global state."""
 
-One look for all of them: a data set has the same colour and dash in every figure of every run, the in-distribution set
-is always the dark filled one. Backgrounds are white, so a dark page shows a figure on a light card.
-"""
-
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from matplotlib.ticker import MaxNLocator
 
-from oodgen.files import whole
+from oodgen.look import BLUE, GRID, INK, LOOK, PALETTE, Array, finish, mosaic, panels, style
 
-__all__ = ["curves", "densities", "progress", "reconstructions", "roc", "roc_points", "save", "style"]
-
-Array = NDArray[Any]
-
-INK, MUTED, GRID = "#22262b", "#6b7280", "#e5e7eb"
-
-LOOK: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["Inter", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": "#9ca3af",
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.5,
-    "figure.facecolor": "white",
-    "svg.fonttype": "path",
-    "svg.hashsalt": "oodgen",
-}
-
-# Okabe and Ito's palette without its yellow, which is lost on white; wine and olive are Tol's.
-BLUE, RED, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-AMBER, SKY, WINE, OLIVE = "#E69F00", "#56B4E9", "#882255", "#999933"
-PALETTE = (BLUE, RED, GREEN, PINK, AMBER, SKY, WINE, OLIVE)
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
-
-# Sets that meet in one experiment look different; a set and its variant share a colour and differ in the dash.
-_KNOWN: dict[str, tuple[str, int]] = {
-    "digits": (BLUE, 0),
-    "glyphs": (RED, 0),
-    "photos": (AMBER, 2),
-    "mnist": (BLUE, 0),
-    "kmnist": (RED, 0),
-    "omniglot": (GREEN, 0),
-    "omniglot_inverted": (GREEN, 1),
-    "notmnist": (PINK, 0),
-    "fashion_mnist": (AMBER, 0),
-    "emnist_letters": (AMBER, 1),
-    "smallnorb": (WINE, 0),
-    "smallnorb_inverted": (WINE, 1),
-    "uniform_noise": (SKY, 0),
-    "gaussian_noise": (SKY, 1),
-    "hflip": (OLIVE, 0),
-    "vflip": (OLIVE, 1),
-    "adversarial": (WINE, 2),
-    "svhn": (BLUE, 0),
-    "cifar10": (RED, 0),
-    "gtsrb": (GREEN, 0),
-    "celeba": (PINK, 0),
-    "places365": (AMBER, 0),
-    "flowers102": (WINE, 0),
-    "lfw": (PINK, 1),
-    "imagenet32": (RED, 1),
-}
-
-
-def style(name: str) -> tuple[str, Any]:
-    """Colour and dash of an out set: fixed for known names, a function of the name for others."""
-    if name in _KNOWN:
-        colour, dash = _KNOWN[name]
-        return colour, DASHES[dash]
-    digest = hashlib.blake2b(name.encode(), digest_size=2).digest()
-    return PALETTE[digest[0] % len(PALETTE)], DASHES[digest[1] % len(DASHES)]
-
-
-def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    columns = min(columns, count)
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(width * columns, height * rows + 0.45), layout="constrained")
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
-
-
-def _finish(figure: Figure, axes: list[Axes], used: int) -> Figure:
-    for spare in axes[used:]:
-        spare.set_visible(False)
-    handles: dict[str, Any] = {}
-    for axis in axes[:used]:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    if handles:
-        columns = max(1, min(len(handles), int(figure.get_figwidth() / 1.35)))
-        figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=columns, handlelength=2.2)
-    return figure
+__all__ = ["curves", "densities", "likelihoods", "reconstructions", "roc", "roc_points"]
 
 
 def _finite(values: Array) -> Array:
@@ -146,7 +46,7 @@ def roc(scores: Mapping[str, Mapping[str, Array]], inlier: str) -> Figure:
         inlier: Name of the in-distribution set.
     """
     with matplotlib.rc_context(LOOK):
-        figure, axes = _panels(len(scores), 4, 2.4, 2.75)
+        figure, axes = panels(len(scores), 4, 2.4, 2.75)
         for axis, (score, sets) in zip(axes, scores.items(), strict=False):
             axis.plot([0, 1], [0, 1], color="#c4c8ce", linewidth=0.8, zorder=0)
             for name, values in sets.items():
@@ -159,7 +59,7 @@ def roc(scores: Mapping[str, Mapping[str, Array]], inlier: str) -> Figure:
             axis.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], xlabel="false positive rate")
             axis.grid(color=GRID, linewidth=0.6)
         axes[0].set_ylabel("true positive rate")
-        return _finish(figure, axes, len(scores))
+        return finish(figure, axes, len(scores))
 
 
 def _window(sets: Mapping[str, Array], inlier: str) -> tuple[float, float, list[str]]:
@@ -196,7 +96,7 @@ def densities(scores: Mapping[str, Mapping[str, Array]], inlier: str) -> Figure:
         inlier: Name of the in-distribution set.
     """
     with matplotlib.rc_context(LOOK):
-        figure, axes = _panels(len(scores), 2, 4.8, 2.15)
+        figure, axes = panels(len(scores), 2, 4.8, 2.15)
         for axis, (score, sets) in zip(axes, scores.items(), strict=False):
             clean = {name: v for name, values in sets.items() if len(v := _finite(values))}
             low, high, far = _window(clean, inlier)
@@ -217,7 +117,7 @@ def densities(scores: Mapping[str, Mapping[str, Array]], inlier: str) -> Figure:
             top = (1.08 + 0.12 * len(far)) * min(max(tops), 4 * np.median(tops))
             axis.set(title=score, xlim=(low, high), yticks=[], ylim=(0, top))
             axis.spines["left"].set_visible(False)
-        return _finish(figure, axes, len(scores))
+        return finish(figure, axes, len(scores))
 
 
 def _edges(axis: Axes, far: Mapping[str, float], low: float, high: float) -> None:
@@ -230,6 +130,63 @@ def _edges(axis: Axes, far: Mapping[str, float], low: float, high: float) -> Non
         )
 
 
+def likelihoods(sets: Mapping[str, Array], filled: str, word: str = "in") -> Figure:
+    r"""Densities of $\log p(x)$ of several sets on one axis, those far away included; one set is filled.
+
+    The axis is that of $\sinh^{-1}(x / w)$, w the filled set's width: linear around 0, logarithmic far from it. What is
+    drawn is the density on this axis, so that equal areas are equal numbers of examples wherever they lie.
+
+    Arguments:
+        sets: Data set -> (N,) log-likelihoods, nats.
+        filled: Name of the set that the others are compared with.
+        word: What that set is, e.g. "in".
+
+    Source: Ran et al. 2021, figures 1, 2a, 5, 6 and 8.
+    """
+    clean = {name: v for name, values in sets.items() if len(v := _finite(values))}
+    width = max(float(np.subtract(*np.quantile(clean[filled], [0.99, 0.01]))), 1e-9)
+    drawn = {name: np.arcsinh(values / width) for name, values in clean.items()}
+    low, high = (end(np.quantile(u, q) for u in drawn.values()) for end, q in ((min, 0.002), (max, 0.998)))
+    pad = 0.03 * max(high - low, 1e-9)
+    with matplotlib.rc_context(LOOK):
+        figure, axes = panels(1, 1, 9.6, 2.6)
+        (axis,) = axes
+        tops = []
+        for name, values in drawn.items():
+            u, y = _density(values, low - pad, high + pad, 480)
+            x, y = width * np.sinh(u), np.where(y > 1e-3 * y.max(), y, np.nan)
+            tops.append(np.nanmax(y))
+            if name == filled:
+                axis.fill_between(x, y, color=INK, alpha=0.16, linewidth=0)
+                axis.plot(x, y, color=INK, label=f"{name} ({word})", zorder=3)
+            else:
+                colour, dash = style(name)
+                axis.plot(x, y, color=colour, linestyle=dash, label=name)
+        axis.set_xscale("asinh", linear_width=width)
+        axis.set(xlim=width * np.sinh([low - pad, high + pad]), yticks=[], xlabel="log p(x), nats")
+        ticks = _round_numbers(width, low - pad, high + pad)
+        axis.set_xticks(ticks, [f"{x:,.4g}" if abs(x) < 1e4 else f"{x:,.0f}" for x in ticks], minor=False)
+        axis.minorticks_off()
+        axis.set_ylim(0, 1.08 * min(max(tops), 4 * np.median(tops)))
+        axis.spines["left"].set_visible(False)
+        return finish(figure, axes, 1)
+
+
+def _round_numbers(width: float, low: float, high: float) -> list[float]:
+    r"""Ticks for the axis $u = \sinh^{-1}(x / w)$ between u = `low` and `high`, none too near to the next."""
+    ends = width * np.sinh([low, high])
+    tens = 10.0 ** np.arange(-2, 1 + math.ceil(math.log10(max(*np.abs(ends), 1.0))))
+    numbers = np.concatenate(
+        [np.outer([-5, -2, -1, 1, 2, 5], tens).ravel(), MaxNLocator(10, steps=[1, 2, 5, 10]).tick_values(*ends)]
+    )
+    found: list[float] = []
+    for x in sorted(set(numbers.tolist()), key=abs):
+        u = np.arcsinh(x / width)
+        if low <= u <= high and all(abs(u - np.arcsinh(y / width)) > 0.06 * (high - low) for y in found):
+            found.append(x)
+    return found
+
+
 def reconstructions(images: Array, title: str = "") -> Figure:
     """Originals and their reconstructions from z_{>k}, a row for each k.
 
@@ -237,23 +194,12 @@ def reconstructions(images: Array, title: str = "") -> Figure:
         images: (1 + L, n, C, H, W), uint8; row 0 the originals, row 1 + k decoded from the levels above k.
         title: Shown above, e.g. the data set's name.
     """
-    rows, count, channels, height, width = images.shape
-    gap = max(1, width // 14)
-    canvas = np.full((rows * (height + gap) - gap, count * (width + gap) - gap, channels), 255, dtype=np.uint8)
-    for i in range(rows):
-        for j in range(count):
-            top, left = i * (height + gap), j * (width + gap)
-            canvas[top : top + height, left : left + width] = images[i, j].transpose(1, 2, 0)
     with matplotlib.rc_context(LOOK):
-        shape = canvas.shape[0] / canvas.shape[1]
-        figure = Figure(figsize=(4.8, 4.8 * 0.9 * shape + (0.35 if title else 0.1)), layout="constrained")
+        figure = Figure(layout="constrained")
         axis = figure.subplots()
-        axis.imshow(canvas if channels == 3 else canvas[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axis.set_yticks([i * (height + gap) + height / 2 for i in range(rows)])
-        axis.set_yticklabels(["x", *(f"z>{k}" for k in range(rows - 1))])
-        axis.set(xticks=[], title=title)
-        axis.tick_params(length=0)
-        axis.spines[:].set_visible(False)
+        shape = mosaic(axis, images, ["x", *(f"z>{k}" for k in range(len(images) - 1))])
+        axis.set_title(title)
+        figure.set_size_inches(4.8, 4.8 * 0.9 * shape + (0.35 if title else 0.1))
         return figure
 
 
@@ -268,16 +214,16 @@ def curves(metrics: Mapping[str, Array]) -> Figure | None:
         return None
     bounds = [(n, c, w) for n, c, w in (("train/bound", "#9ca3af", 1.0), ("val/bound", INK, 1.6)) if n in filled]
     kls = sorted(name for name in filled if name.startswith("train/kl_"))
-    panels = [
+    shown = [
         p
         for p in ("bound", "KL of each level", "warm-up")
         if {"bound": bounds, "KL of each level": kls}.get(p, "beta" in filled)
     ]
-    if not panels:
+    if not shown:
         return None
     with matplotlib.rc_context(LOOK):
-        figure, axes = _panels(len(panels), 3, 3.2, 2.2)
-        for axis, panel in zip(axes, panels, strict=False):
+        figure, axes = panels(len(shown), 3, 3.2, 2.2)
+        for axis, panel in zip(axes, shown, strict=False):
             if panel == "bound":
                 for name, colour, width in bounds:
                     _curve(axis, filled, name, colour, width)
@@ -291,7 +237,7 @@ def curves(metrics: Mapping[str, Array]) -> Figure | None:
             axis.set(title=panel, xlabel="step", ylabel=unit)
             axis.grid(color=GRID, linewidth=0.6)
             axis.locator_params(axis="x", nbins=5)
-        return _finish(figure, axes, len(panels))
+        return finish(figure, axes, len(shown))
 
 
 def _curve(axis: Axes, metrics: Mapping[str, Array], name: str, colour: str, width: float) -> None:
@@ -306,48 +252,3 @@ def _settled(axis: Axes, series: Sequence[Array]) -> None:
     low, high = np.quantile(late, [0.02, 1.0])
     pad = 0.08 * max(high - low, 1e-9)
     axis.set_ylim(low - pad, high + pad)
-
-
-def progress(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]], key: str = "epoch", powers: bool = False
-) -> Figure:
-    """AUROC against an option: a panel for each out set, a line for each score, its sd over seeds as a band.
-
-    A variant, a score's name and a further word, has that score's colour and is dashed.
-
-    Arguments:
-        panels: Out set -> score -> (value of the option, AUROC, sd or nan), in order of the values.
-        key: The option's name.
-        powers: Whether the option's axis is logarithmic.
-    """
-    scores = list(dict.fromkeys(score for lines in panels.values() for score in lines))
-    stems = list(dict.fromkeys(score.split(" ")[0] for score in scores))
-    values = sorted({x for lines in panels.values() for points in lines.values() for x, *_ in points})
-    with matplotlib.rc_context(LOOK):
-        figure, axes = _panels(len(panels), 2, 8.4 if len(panels) == 1 else 4.4, 2.9)
-        for axis, (out, lines) in zip(axes, panels.items(), strict=False):
-            axis.axhline(0.5, color="#c4c8ce", linewidth=0.8, zorder=0)
-            for score, points in lines.items():
-                x, y, sd = np.array(points, dtype=float).T
-                stem, _, variant = score.partition(" ")
-                colour, dash = PALETTE[stems.index(stem) % len(PALETTE)], DASHES[1 if variant else 0]
-                axis.plot(x, y, color=colour, linestyle=dash, marker="o", markersize=3, label=score)
-                if np.isfinite(sd).any():
-                    axis.fill_between(x, y - np.nan_to_num(sd), y + np.nan_to_num(sd), color=colour, alpha=0.12, lw=0)
-            if powers:
-                axis.set_xscale("log")
-            if len(values) <= 12:
-                axis.set_xticks(values, [f"{value:g}" for value in values])
-                axis.minorticks_off()
-            axis.set(title=out, xlabel=key, ylabel="AUROC", ylim=(-0.02, 1.02))
-            axis.grid(color=GRID, linewidth=0.6)
-        return _finish(figure, axes, len(panels))
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure whole or not at all; the suffix, .svg or .png, is the format."""
-    kind = path.suffix.removeprefix(".")
-    with matplotlib.rc_context(LOOK), whole(path) as temporary:
-        # without a date the same numbers give the same file
-        figure.savefig(temporary, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-    return path

@@ -1,5 +1,6 @@
 """Finished runs, and which belong together: seeds are averaged, one swept option is a study, others stand apart."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,18 @@ import yaml
 from oodgen import record, tables
 from oodgen.errors import UserError
 
-__all__ = ["Experiment", "Run", "collect", "experiments", "extent", "read_config", "sampling"]
+__all__ = [
+    "Experiment",
+    "Run",
+    "Unfinished",
+    "collect",
+    "contrast",
+    "counts",
+    "experiments",
+    "extent",
+    "read_config",
+    "sampling",
+]
 
 # Options that may differ between two runs of one experiment without making them different experiments: each is named by
 # its place in the config and stands for all below it. What follows `seed` is found by its value.
@@ -19,12 +31,34 @@ UNSET = "unset"
 
 
 class Run(NamedTuple):
-    """One finished run."""
+    """One finished run; one that diverged has no rows."""
 
     folder: Path
     record: Mapping[str, Any]
     config: Mapping[str, str]
     rows: list[tables.Row]
+
+    @property
+    def inlier(self) -> str:
+        """The name of the set that it was trained on."""
+        named = self.config.get("data.inlier.name") or self.config.get("data.inlier._target_", "").rpartition(".")[2]
+        return self.rows[0].inlier if self.rows else named
+
+
+class Unfinished(NamedTuple):
+    """A run that is not finished, and why."""
+
+    folder: Path
+    state: str
+    why: str
+    config: Mapping[str, str]
+
+    def as_run(self) -> Run:
+        """The run without rows, with the record that it would have."""
+        names = {"experiment": "name", "method": "paper_method", "paper": "paper"}
+        said = {name: self.config.get(key, "") for name, key in names.items()}
+        facts: dict[str, Any] = {name: None if value == "None" else value for name, value in said.items()}
+        return Run(self.folder, facts | {"seed": int(self.config.get("seed", 0))}, self.config, [])
 
 
 class Experiment(NamedTuple):
@@ -34,11 +68,13 @@ class Experiment(NamedTuple):
         name: Its title, which also stands in the column `experiment`.
         key: The option that a study sweeps; "" where there is none.
         runs: Value of the key -> its runs, in the order of the values; "" -> all runs, where nothing is swept.
+        label: What sets it apart from others of the same experiment, where several options differ.
     """
 
     name: str
     key: str
     runs: dict[str, list[Run]]
+    label: str = ""
 
     @property
     def members(self) -> list[tuple[str, Run]]:
@@ -55,15 +91,15 @@ class Experiment(NamedTuple):
         return {setting: tables.aggregate(row for value, row in self.rows if value == setting) for setting in self.runs}
 
 
-def collect(root: Path) -> tuple[list[Run], list[str]]:
-    """All finished runs below a folder, and a line for each one that is not.
+def collect(root: Path) -> tuple[list[Run], list[Unfinished]]:
+    """All finished runs below a folder, and those that are not.
 
     Raises:
         UserError: there is no such folder, no finished run in it, or a damaged file.
     """
     if not root.is_dir():
         raise UserError(f"no folder {root}; give the one that `python -m oodgen.run` writes to")
-    runs, skipped = [], []
+    runs, unfinished = [], []
     for path in sorted((root / "eval" if (root / "eval").is_dir() else root).rglob("state.json")):
         if _is_training(path.parent) or not any((path.parent / n).exists() for n in ("record.json", "config.yaml")):
             continue
@@ -71,15 +107,20 @@ def collect(root: Path) -> tuple[list[Run], list[str]]:
         if state.get("state") == "done":
             runs.append(_run(path.parent))
         else:
-            why = f": {state['why']}" if state.get("why") else ""
-            skipped.append(f"{path.parent.relative_to(root)} is {state.get('state', 'without a state')}{why}")
+            about = (state.get("state", "without a state"), state.get("why") or "", read_config(path.parent))
+            unfinished.append(Unfinished(path.parent, *about))
     if not runs:
-        states = Counter(line.split(" is ")[1].split(":")[0] for line in skipped)
-        others = f" ({', '.join(f'{n} {state}' for state, n in sorted(states.items()))})" if skipped else ""
+        others = f" ({counts(unfinished)})" if unfinished else ""
         raise UserError(
             f"no finished run in {root}{others}; run an experiment first: python -m oodgen.run +experiment=quickstart"
         )
-    return runs, skipped
+    return runs, unfinished
+
+
+def counts(unfinished: Sequence[Unfinished]) -> str:
+    """How many runs stand at which state, in words."""
+    found = Counter(run.state for run in unfinished)
+    return ", ".join(f"{count} {state}" for state, count in sorted(found.items()))
 
 
 def _is_training(folder: Path) -> bool:
@@ -124,6 +165,14 @@ def sampling(config: Mapping[str, str]) -> str:
     return " or ".join(words)
 
 
+def contrast(config: Mapping[str, str]) -> list[str]:
+    """What a run was trained against: its negative and auxiliary sets, or where its negatives came from."""
+    chosen = re.compile(r"data\.(?:auxiliary\.[^.]+|negative)\._target_")
+    sets = [value.rpartition(".")[2] for key, value in config.items() if chosen.fullmatch(key)]
+    made = config.get("method.negatives", "None")
+    return sets + ([] if made in ("None", "dataset") else ["uniform_noise" if made == "uniform" else made])
+
+
 def extent(config: Mapping[str, str], cells: Sequence[tables.Cell]) -> str:
     """Of which examples the numbers are, in words: a limited run has no whole test sets."""
     limit = config.get("data.limit", "None")
@@ -151,7 +200,7 @@ def experiments(runs: Sequence[Run]) -> list[Experiment]:
             found.append(Experiment(name, keys[0], study))
             continue
         for label, members in _variants(group, keys).items():
-            found.append(Experiment(f"{name} ({label})" if label else name, "", {"": members}))
+            found.append(Experiment(f"{name} ({label})" if label else name, "", {"": members}, label))
     return found
 
 

@@ -4,7 +4,6 @@ import base64
 import csv
 import math
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,12 +14,13 @@ from markupsafe import Markup, escape
 from oodgen import groups, places, printed, record, tables
 from oodgen.errors import UserError
 from oodgen.files import write_text
+from oodgen.verdict import verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-__all__ = ["Picture", "render", "show", "verdict", "write"]
+__all__ = ["Picture", "render", "show", "write"]
 
 METRICS = {
     "auprc": "AUPRC, OOD positive",
@@ -29,6 +29,8 @@ METRICS = {
     "fpr95": "False positives at 95 % true positives (lower is better)",
     "bpd": "Mean bound, bits per dimension (the score's L, not its negative)",
     "nats": "Mean bound, nats",
+    "nats_dim": "Mean negative bound, nats per dimension, as a density of pixels on [0, 1] (lower is better)",
+    "mean": "Means over each set: reconstruction",
 }
 
 
@@ -50,7 +52,7 @@ def _tint(value: float) -> Markup:
 
 def _stacked(text: str) -> Markup:
     """Several printed numbers one below the other; sample counts and deviations in small print."""
-    html = re.sub(r" (± [\d.]+)", r'<span class="sd">\1</span>', str(escape(text)).replace("; ", "<br>"))
+    html = re.sub(r" (± [^\s;]+)", r'<span class="sd">\1</span>', str(escape(text)).replace("; ", "<br>"))
     return Markup(re.sub(r" \(S=(\w+)\)", r" <small>S=\1</small>", html))
 
 
@@ -63,79 +65,6 @@ def render(template: str, **context: Any) -> str:
     environment.filters["stacked"] = _stacked
     environment.filters["tint"] = _tint
     return environment.get_template(template).render(**context)
-
-
-def verdict(cells: Sequence[tables.Cell]) -> list[str]:
-    """What came out, in sentences: does plain likelihood fail, does the ratio, does a trivial statistic suffice.
-
-    The score named is fixed beforehand (llr_ada, else llr_rule) where it was measured, so that naming it is not
-    a choice made on OOD data.
-    """
-    protocol = tables.main_protocol(cells)
-    chosen = [c for c in cells if c.metric in ("auroc", "separation") and c.protocol == protocol and c.out != c.inlier]
-    honest: dict[str, dict[str, float]] = {}
-    controls: dict[str, tuple[float, str]] = {}
-    for cell in chosen:
-        if not cell.score.startswith("control:"):
-            if cell.metric == "auroc" and not math.isnan(cell.value):
-                honest.setdefault(cell.score, {})[cell.out] = cell.value
-        elif cell.metric == "separation":
-            what = tables.gloss(cell.score) or cell.score.removeprefix("control:")
-            controls[cell.out] = max(controls.get(cell.out, (0.0, "")), (cell.value, what))
-    if not honest:
-        return ["No AUROC was measured."]
-    plain = honest.get("l>0", {})
-    name = next((s for s in ("llr_ada", "llr_rule") if s in honest), "")
-    if not name:
-        rest = [s for s in honest if s != "l>0"] or ["l>0"]
-        name = max(rest, key=lambda s: sum(honest[s].values()) / len(honest[s]))
-    ours = honest[name]
-    sentences = [_headline(plain, name, ours, chosen[0].inlier)]
-    if name not in ("llr_ada", "llr_rule") and len(honest) > 2:
-        sentences.append(f"{name} is named because it is the best of {len(honest)} scores here, known only afterwards.")
-    weak = [f"{out} ({value:.3f})" for out, value in sorted(ours.items(), key=lambda p: p[1]) if value < 0.7]
-    if weak:
-        sentences.append(f"{name} stays below 0.7 on {_and(weak)}.")
-    trivial = [(out, *controls[out]) for out in ours if out in controls and controls[out][0] >= 0.95]
-    if trivial:
-        words = _and([f"{out} ({what}, {value:.3f})" for out, value, what in trivial])
-        tail = "this pair proves" if len(trivial) == 1 else "these pairs prove"
-        sentences.append(
-            f"One statistic of the image alone, without any model, separates {words}: {tail} nothing about semantics."
-        )
-    return sentences
-
-
-def _headline(plain: Mapping[str, float], name: str, ours: Mapping[str, float], inlier: str) -> str:
-    if not plain or name == "l>0":
-        out = min(ours, key=lambda o: ours[o])
-        return f"{name} separates {inlier} from the out sets with AUROC {_span(ours)}; lowest on {out}."
-    # the experiment's first out set is the one it is about; a worse failure elsewhere stands in the table
-    first = next(iter(plain))
-    out = first if plain[first] < 0.4 else min(plain, key=lambda o: plain[o])
-    value, reached = plain[out], ours.get(out, math.nan)
-    ending = "" if math.isnan(reached) else f"; {name} reaches {reached:.3f}"
-    ending += " and does not repair it" if reached < 0.7 else ""
-    if value < 0.4:
-        return (
-            f"On {out} plain likelihood fails (AUROC {value:.3f}): "
-            f"it ranks them as more likely than the test set of {inlier}{ending}."
-        )
-    if value < 0.6:
-        return f"On {out} plain likelihood does no better than guessing (AUROC {value:.3f}){ending}."
-    return (
-        f"Plain likelihood ranks every out set as less likely than {inlier}: AUROC {_span(plain)}; "
-        f"{name} has {_span(ours)}."
-    )
-
-
-def _span(values: Mapping[str, float]) -> str:
-    low, high = min(values.values()), max(values.values())
-    return f"{low:.3f}" if len(values) == 1 else f"{low:.3f} to {high:.3f}"
-
-
-def _and(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _columns(path: Path) -> "dict[str, NDArray[Any]]":
@@ -161,9 +90,9 @@ def _panels(scores: Sequence[str]) -> list[str]:
 
 def show(figure: "Figure", path: Path, words: str = "") -> Picture:
     """A figure, written to a file and as the page shows it."""
-    from oodgen import figures
+    from oodgen import look
 
-    return _embed(figures.save(figure, path), words)
+    return _embed(look.save(figure, path), words)
 
 
 def _embed(path: Path, words: str = "") -> Picture:
@@ -172,9 +101,7 @@ def _embed(path: Path, words: str = "") -> Picture:
 
 
 def _pictures(eval_dir: Path, facts: Mapping[str, Any], inlier: str) -> dict[str, list[Picture]]:
-    import numpy as np
-
-    from oodgen import figures
+    from oodgen import comparisons, figures
 
     folder = eval_dir / "figures"
     sets = {
@@ -190,17 +117,17 @@ def _pictures(eval_dir: Path, facts: Mapping[str, Any], inlier: str) -> dict[str
             show(figures.densities(chosen, inlier), folder / "densities.svg", "densities of four scores"),
             show(figures.roc(chosen, inlier), folder / "roc.svg", "ROC curves of the same scores"),
         ]
-    if (path := eval_dir / "reconstructions.npz").is_file():
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                order = [name for name in (inlier, *facts["datasets"]) if name in archive]
-                grids = {name: archive[name][:, :8] for name in dict.fromkeys(order)}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"cannot read {path}: {error}; evaluate this run again") from error
-        for name, images in grids.items():
+        if {"l>0", "kl"} <= sets[inlier].keys():  # one layer: the bound itself is the score, and how far it falls tells
+            bounds = {name: -columns["l>0"] for name, columns in sets.items() if "l>0" in columns}
+            path, words = folder / "likelihoods.svg", "log-likelihoods of all sets, far ones included"
+            shown["scores"].append(show(figures.likelihoods(bounds, inlier), path, words))
+    grids = comparisons.images(eval_dir)
+    for name in dict.fromkeys((inlier, *facts["datasets"])):
+        if name in grids:
             title = f"{name} (in)" if name == inlier else name
             path = folder / ("levels_" + re.sub(r"[^\w-]", "_", name) + ".png")
-            shown["levels"].append(show(figures.reconstructions(images, title), path, f"reconstructions of {name}"))
+            levels = figures.reconstructions(grids[name][:, :8], title)
+            shown["levels"].append(show(levels, path, f"reconstructions of {name}"))
     train = places.training(eval_dir, facts)
     if train is not None and (path := train / "metrics.csv").is_file():
         drawn = figures.curves(_columns(path))
@@ -295,7 +222,7 @@ def write(eval_dir: Path) -> Path:
         smoke=config.get("smoke") == "True",
         inlier=inlier,
         extent=groups.extent(config, cells),
-        verdict=verdict(cells),
+        verdict=verdict(cells, groups.contrast(config)),
         main=tables.pivot(pairs),
         others=[(words, table) for words, table in others if table.lines],
         beside=printed.beside(cells, paper, method),

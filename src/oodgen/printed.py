@@ -1,23 +1,40 @@
 r"""A paper's printed numbers, and ours beside them.
 
 How a cell finds its printed numbers: same inlier set (`in`), same `out`, same method slug, same metric, same score. A
-paper's `log_p` of a variational model is its bound, so it answers to `l>0`. Papers do not tell `llr>1` from
-`llr>1 iw`, which takes the importance-weighted bound, so both find the same numbers. The sample count is not matched,
-since it is not part of a score's name here: every printed count is listed with its number. A number that two tables of
-a paper print alike is listed once. Percentages become fractions by the table's unit.
+slug holds the qualifiers that a transcribed cell has: `ns_vae likelihood=gaussian negatives=kmnist`. A paper's `log_p`
+or `bpd` of a variational model is its bound, so it answers to `l>0`; what it prints as bits/dim and is nats/dim, by the
+table's unit, answers to `nats_dim`. A number that is only averaged over a set (`mse`) is our metric `mean` of the score
+of that name. Grey copies of a set have its name. Papers do not tell `llr>1` from `llr>1 iw`, which takes the
+importance-weighted bound, so both find the same numbers. The sample count is not matched, since it is not part of a
+score's name here: every printed count is listed with its number. A number that two tables of a paper print alike is
+listed once. Percentages become fractions by the table's unit.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
 from oodgen.errors import UserError
-from oodgen.tables import FRACTIONS, Cell, Entry, Line, Table, entry, gloss, rank
+from oodgen.tables import FRACTIONS, Cell, Entry, Line, Table, decimal, entry, gloss, heading, rank
 
-__all__ = ["Printed", "as_entry", "beside", "elsewhere", "find_paper", "lookup", "read_paper"]
+__all__ = [
+    "Printed",
+    "Printout",
+    "as_entry",
+    "beside",
+    "elsewhere",
+    "find_paper",
+    "lookup",
+    "read_paper",
+    "read_tables",
+    "several",
+]
+
+QUALIFIERS = ("likelihood", "negatives", "simple")
+AVERAGED = ("mse", "psnr", "ssim")
 
 
 class Printed(NamedTuple):
@@ -36,6 +53,17 @@ class Printed(NamedTuple):
     quoted: bool
     source: str
     decimals: int
+    note: str
+
+
+class Printout(NamedTuple):
+    """One table of a paper; `units` are those of its numbers that a reader could mistake, in words."""
+
+    paper: str
+    id: str
+    caption: str
+    units: tuple[str, ...]
+    items: tuple[Printed, ...]
 
 
 def find_paper(slug: str) -> Path | None:
@@ -54,29 +82,60 @@ def read_paper(path: Path) -> list[Printed]:
     Raises:
         UserError: the file is missing or not of the expected form.
     """
+    return [item for table in read_tables(path) for item in table.items]
+
+
+def read_tables(path: Path) -> list[Printout]:
+    """The tables a paper prints, in their order.
+
+    Raises:
+        UserError: the file is missing or not of the expected form.
+    """
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         paper = yaml.load(path.read_text(encoding="utf-8"), loader)
         found = []
         for table in paper["tables"]:
+            items: list[Printed] = []
+            units: dict[str, None] = {}
             for cell in table["cells"]:
-                metric = cell["metric"]
-                unit = table.get("unit_by_metric", {}).get(metric, table["unit"])
-                scale = 100 if unit == "percent" and metric in FRACTIONS else 1
-                std = math.nan if cell.get("std") is None else float(cell["std"]) / scale
-                samples = "" if cell.get("samples") is None else str(cell["samples"])
-                score = "l>0" if cell["score"] == "log_p" else cell["score"] or ""
-                names = (paper["slug"], table["id"], cell["in"], cell["out"], cell["method"], score, metric, samples)
-                value, quoted, source = float(cell["value"]) / scale, cell["role"] == "quoted", str(cell["source"])
-                # as many decimals as were printed: a table of three significant digits states no fixed number
-                places = table["decimals"] if isinstance(table["decimals"], int) else len(str(value).partition(".")[2])
-                found.append(Printed(*names, value, std, quoted, source, places + (2 if scale == 100 else 0)))
+                unit = table.get("unit_by_metric", {}).get(cell["metric"], table["unit"])
+                item = _item(paper["slug"], table, cell, unit)
+                items.append(item)
+                if unit not in ("fraction", "percent"):
+                    name = heading(item.score if item.metric == "mean" else item.metric)
+                    units[unit if unit.startswith(name) else f"{name}: {unit}"] = None
+            found.append(Printout(paper["slug"], table["id"], table.get("caption", ""), tuple(units), tuple(items)))
         return found
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give the path of a paper.yaml") from error
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a paper's table of numbers ({type(error).__name__}: {reason})") from error
+
+
+def _item(paper: str, table: Mapping[str, Any], cell: Mapping[str, Any], unit: str) -> Printed:
+    """A transcribed cell under our names, by the rule at the head of this file."""
+    inlier, out, score, metric = cell["in"], cell["out"], cell["score"] or "", cell["metric"]
+    score = "l>0" if score in ("log_p", "bpd") else score
+    if metric in AVERAGED:
+        score, metric = metric, "mean"
+        out = cell.get("eval_on") or out
+    elif metric == "bpd" and unit.startswith("nats/dim"):
+        score, metric = score or "l>0", "nats_dim"
+        out = inlier if cell.get("split") == "in_test" else out
+    inlier, out = inlier.removesuffix("_gray"), out.removesuffix("_gray")
+    method = " ".join([cell["method"], *(f"{key}={cell[key]}" for key in QUALIFIERS if cell.get(key) is not None)])
+    scale = 100 if unit == "percent" and metric in FRACTIONS else 1
+    value, std = float(cell["value"]), math.nan if cell.get("std") is None else float(cell["std"])
+    # as many decimals as were printed, which a table of so many significant digits states for no number
+    places = len(str(value).partition(".")[2])
+    if isinstance(table["decimals"], int):
+        places = max(places, table["decimals"])
+    samples = "" if cell.get("samples") is None else str(cell["samples"])
+    names = (paper, table["id"], inlier, out, method, score, metric, samples)
+    quoted, origin = cell["role"] == "quoted", (str(cell["source"]), places + (2 if scale == 100 else 0))
+    return Printed(*names, value / scale, std / scale, quoted, *origin, cell.get("note") or "")
 
 
 def lookup(printed: Iterable[Printed], cell: Cell, method: str) -> list[Printed]:
@@ -93,16 +152,17 @@ def lookup(printed: Iterable[Printed], cell: Cell, method: str) -> list[Printed]
 
 def as_entry(item: Printed) -> Entry:
     """A printed number as tables show it, with its sample count; where it stands is on hover."""
-    text = f"{item.value:.{item.decimals}f}"
+    text = decimal(item.value, item.decimals)
     if not math.isnan(item.std):
-        text += f" ± {item.std:.{item.decimals}f}"
+        text += f" ± {decimal(item.std, item.decimals)}"
     if item.samples:
         text += f" (S={item.samples})"
     where = f"{item.paper}, {item.table}"
     return Entry(f"{text} quoted" if item.quoted else text, "", f"{where}; {item.source}" if item.quoted else where)
 
 
-def _several(items: Iterable[Entry]) -> Entry:
+def several(items: Iterable[Entry]) -> Entry:
+    """Entries that share a place, one after the other."""
     items = list(items)
     return Entry("; ".join(e.text for e in items), "", " · ".join(e.hint for e in items if e.hint))
 
@@ -118,7 +178,8 @@ def beside(cells: Sequence[Cell], printed: Sequence[Printed], method: str) -> Ta
         pair: {m: (cell, items) for m, cell in row.items() if (items := lookup(printed, cell, method))}
         for pair, row in ours.items()
     }
-    metrics = [m for m in ("auroc", "auprc", "fpr80", "fpr95", "bpd") if any(m in row for row in matched.values())]
+    order = ("auroc", "auprc", "fpr80", "fpr95", "bpd", "nats_dim", "mean")
+    metrics = [metric for metric in order if any(metric in row for row in matched.values())]
     outs = list(dict.fromkeys(out for out, _ in matched))
     lines = []
     for out, score in sorted(matched, key=lambda pair: (outs.index(pair[0]), rank(pair[1]))):
@@ -127,14 +188,12 @@ def beside(cells: Sequence[Cell], printed: Sequence[Printed], method: str) -> Ta
         for metric in metrics:
             if metric in row:
                 cell, items = row[metric]
-                entries += [entry(cell), _several(map(as_entry, items))]
+                entries += [entry(cell), several(map(as_entry, items))]
             else:
                 entries += [Entry(""), Entry("")]
         if row:
             lines.append(Line("score", tuple(entries)))
-    head = [
-        f"{metric if metric == 'bpd' else metric.upper()} {whose}" for metric in metrics for whose in ("ours", "paper")
-    ]
+    head = [f"{heading(metric)} {whose}" for metric in metrics for whose in ("ours", "paper")]
     return Table(("out", "score", *head), tuple(lines), labels=2)
 
 
@@ -151,4 +210,4 @@ def elsewhere(printed: Sequence[Printed], inlier: str, outs: Sequence[str], meth
         values = [Entry(f"{row[m].value:.{row[m].decimals}f}" if m in row else "") for m in metrics]
         label = Entry(f"{name} (S={samples})" if samples else name)
         lines.append(Line("score", (Entry(out), label, Entry(origin), *values)))
-    return Table(("out", "method: score", "source", *(m.upper() for m in metrics)), tuple(lines), labels=3)
+    return Table(("out", "method: score", "source", *map(heading, metrics)), tuple(lines), labels=3)

@@ -12,17 +12,21 @@ __all__ = ["as_csv", "latex", "markdown", "terminal"]
 
 
 def markdown(table: Table) -> str:
-    """A GitHub table; the best of a column is bold, oracle and control lines are set in italics."""
-    widths = [":---" if i < table.labels else "---:" for i in range(len(table.head))]
-    lines = ["| " + " | ".join(table.head) + " |", "|" + "|".join(widths) + "|"]
+    """A GitHub table, aligned as text too; the best of a column is bold, all but scores are set in italics."""
+    grid = [list(table.head)]
     for line in table.lines:
         texts = [e.text.replace("|", r"\|") for e in line.entries]
         if line.kind != "score":
             texts[0] = f"*{texts[0]}*"
-        lines.append(
-            "| " + " | ".join(f"**{t}**" if e.best else t for t, e in zip(texts, line.entries, strict=True)) + " |"
-        )
-    return "\n".join(lines) + "\n"
+        grid.append([f"**{t}**" if e.best else t for t, e in zip(texts, line.entries, strict=True)])
+    sizes = [max(3, *map(len, column)) for column in zip(*grid, strict=True)]
+    words = [i < table.labels for i in range(len(sizes))]
+    rule = "|".join(":" + "-" * (n + 1) if w else "-" * (n + 1) + ":" for n, w in zip(sizes, words, strict=True))
+    lines = []
+    for texts in grid:
+        padded = (t.ljust(n) if w else t.rjust(n) for t, n, w in zip(texts, sizes, words, strict=True))
+        lines.append("| " + " | ".join(padded) + " |")
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]]) + "\n"
 
 
 def latex(table: Table) -> str:

@@ -1,4 +1,4 @@
-r"""`python -m oodgen.report runs/`: every finished run, over seeds, beside the papers' numbers.
+r"""`python -m oodgen.report runs/`: every finished run, over seeds, beside the papers' numbers, and their tables whole.
 
 Markdown goes to the terminal; report.md, report.html, report.tex, results.csv (rows), summary.csv (means) and a figure
 for each study to --out. Nothing of it names a folder of the machine, so that it can be published as it is.
@@ -8,17 +8,23 @@ import argparse
 import os
 import re
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from oodgen import groups, page, places, printed, render, study, tables
+from oodgen import groups, ledger, page, places, printed, render, study, tables
 from oodgen.errors import UserError
 from oodgen.files import write_text
 from oodgen.groups import Experiment
+from oodgen.verdict import verdict
 
 __all__ = ["Section", "main", "write"]
+
+SHEETS = (
+    "Every number of each printed table that a run of ours answers to. Ours are means ± sd over so many seeds, trained "
+    "for so many epochs; over equal numbers in and out where measured. Quoted lines come last: the paper's authors "
+    "copied them from elsewhere, and nobody ran them."
+)
 
 
 class Section(NamedTuple):
@@ -50,28 +56,47 @@ def write(root: Path, out: Path, papers: Sequence[Path]) -> str:
         UserError: nothing to report, or a damaged file, which is named.
     """
     runs, unfinished = groups.collect(root)
-    skipped = [places.bare(line) for line in unfinished]
+    skipped = [_said(run, root) for run in unfinished]
     slugs = sorted({slug for run in runs if (slug := run.record.get("paper"))})
     known = [path for slug in slugs if (path := printed.find_paper(slug)) is not None]
     given = {path.resolve(): path for path in (*known, *papers)}
-    paper = [item for path in given.values() for item in printed.read_paper(path)]
+    printouts = [table for path in given.values() for table in printed.read_tables(path)]
+    paper = [item for table in printouts for item in table.items]
     found = groups.experiments(runs)
     cells = [(setting, cell) for group in found for setting, means in group.cells().items() for cell in means]
     rows = [pair for group in found for pair in group.rows]
     methods = {group.name: group.members[0][1].record["method"] for group in found}
     sections = [_section(group, root, out, paper) for group in found]
+    # what diverged has no section, but a line where its numbers would stand
+    diverged = [run.as_run() for run in unfinished if run.state == "diverged"]
+    ours = ledger.answers(groups.experiments([*runs, *diverged]))
+    sheets = [sheet for printout in printouts if (sheet := ledger.sheet(printout, ours)) is not None]
     text, latex = ["# Results", ""], []
     for section in sections:
         text += _markdown(section)
         latex += [f"% {section.name}: AUROC, {section.meta}", render.latex(section.main)]
+    if sheets:
+        text += ["## Tables of the papers", "", SHEETS, ""]
+    for sheet in sheets:
+        text += [f"### {sheet.name}", "", f"{sheet.caption}. {sheet.before}".strip(), "", render.markdown(sheet.table)]
+        text += [*(f"- {line}" for line in sheet.after), *([""] if sheet.after else [])]
+        latex += [f"% {sheet.name}: {sheet.caption}", render.latex(sheet.table)]
     if skipped:
-        text += [f"## Not in the tables: {_counts(skipped)}", "", *(f"- {line}" for line in skipped), ""]
+        text += [f"## Not in the tables: {groups.counts(unfinished)}", "", *(f"- {line}" for line in skipped), ""]
     text.append(
         "*Italic*: oracle lines were chosen with OOD data in hand; "
         "controls are one statistic of the image, no model, max(a, 1 - a)."
     )
+    counts = groups.counts(unfinished)
     html = page.render(
-        "report.html", title="Results", sections=sections, skipped=skipped, counts=_counts(skipped), runs=len(runs)
+        "report.html",
+        title="Results",
+        sections=sections,
+        about=SHEETS,
+        sheets=sheets,
+        skipped=skipped,
+        counts=counts,
+        runs=len(runs),
     )
     markdown = "\n".join(text) + "\n"
     write_text(out / "results.csv", render.as_csv(rows, paper, methods))
@@ -92,12 +117,13 @@ def _section(group: Experiment, root: Path, out: Path, paper: Sequence[printed.P
     extents = dict.fromkeys(groups.extent(run.config, cells) for _, run in group.members)
     common = (group.name, group.key, meta, " or ".join(extents), _links(group, root, out))
     if group.key:
-        main, verdict = study.table(by_setting, group.key), study.sentences(by_setting, group.key)
-        return Section(*common, verdict, main, None, "", _figure(group, by_setting, out))
+        main, moved = study.table(by_setting, group.key), study.sentences(by_setting, group.key)
+        return Section(*common, moved, main, None, "", _figure(group, by_setting, out))
     main = tables.pivot([cell for cell in cells if cell.out != cell.inlier])
     samples = {groups.sampling(run.config) for _, run in group.members}
     sampling = samples.pop() if len(samples) == 1 else ""
-    return Section(*common, page.verdict(cells), main, printed.beside(cells, paper, method), sampling, None)
+    against = groups.contrast(group.members[0][1].config)
+    return Section(*common, verdict(cells, against), main, printed.beside(cells, paper, method), sampling, None)
 
 
 def _figure(group: Experiment, cells: study.Cells, out: Path) -> page.Picture | None:
@@ -105,10 +131,10 @@ def _figure(group: Experiment, cells: study.Cells, out: Path) -> page.Picture | 
     curves = study.curves(cells)
     if not curves:
         return None
-    from oodgen import figures
+    from oodgen import comparisons
 
     values = {x for lines in curves.values() for points in lines.values() for x, *_ in points}
-    drawn = figures.progress(curves, group.key, study.geometric(sorted(values)))
+    drawn = comparisons.progress(curves, group.key, study.geometric(sorted(values)))
     name = re.sub(r"[^a-zA-Z0-9.-]+", "_", group.name).strip("_.")
     return page.show(drawn, out / f"{name}.svg", f"AUROC over {group.key}")
 
@@ -140,9 +166,9 @@ def _markdown(section: Section) -> list[str]:
     return text
 
 
-def _counts(skipped: Sequence[str]) -> str:
-    states = Counter(line.split(" is ")[1].split(":")[0] for line in skipped)
-    return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+def _said(run: groups.Unfinished, root: Path) -> str:
+    """A line for a run that is not finished, without the machine's folders."""
+    return str(places.bare(f"{run.folder.relative_to(root)} is {run.state}" + (f": {run.why}" if run.why else "")))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from hydra.errors import OverrideParseException
 from hydra.types import RunMode
 from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError
 
 from oodgen import record, render, tables
 from oodgen.errors import UserError
@@ -179,6 +180,9 @@ def _line(error: BaseException) -> str:
         )
     if isinstance(error, OverrideParseException):
         return f"{error.override} is not of the form key=value: {error}".split(" See https")[0].replace("\n", " ")
+    if isinstance(error, InterpolationToMissingValueError):
+        missing = str(error).split("Missing mandatory value: ")[-1].split()[0]
+        return f"{missing} is not set; give it as {missing}=VALUE"
     lines = [line.strip() for line in str(error).split("\nConfig search path:")[0].splitlines()]
     return " ".join(filter(None, lines)) or type(error).__name__
 

@@ -9,7 +9,7 @@ from oodgen.tables import Cell, Entry, Line, Table, entry, gloss, main_protocol,
 __all__ = ["Cells", "curves", "geometric", "sentences", "table"]
 
 # What a study is about; what else was scored stands in summary.csv and on the pages of the runs.
-FOLLOWED = re.compile(r"(l>0|llr>\d+|llr_ada|llr_rule)( mode)?")
+FOLLOWED = re.compile(r"(l>0|kl|llr>\d+|llr_ada|llr_rule)( mode)?")
 
 Cells = Mapping[str, Sequence[Cell]]
 

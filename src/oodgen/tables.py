@@ -20,8 +20,10 @@ __all__ = [
     "Row",
     "Table",
     "aggregate",
+    "decimal",
     "entry",
     "gloss",
+    "heading",
     "main_protocol",
     "natural",
     "number",
@@ -31,7 +33,8 @@ __all__ = [
 ]
 
 FRACTIONS = ("auroc", "auprc", "auprc_in", "ap", "fpr80", "fpr95", "accuracy", "separation")
-LOWER_IS_BETTER = ("fpr80", "fpr95", "bpd")
+LOWER_IS_BETTER = ("fpr80", "fpr95", "bpd", "nats_dim")
+PLACES = {"nats": 1, "psnr": 2, "mse": 4}  # three for all else
 
 
 class Row(NamedTuple):
@@ -81,7 +84,7 @@ class Entry(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of a table; kind is score, oracle or control, and a rule is drawn where it changes."""
+    """A line of a table; kind is score, oracle, control or quoted, and a rule is drawn where it changes."""
 
     kind: str
     entries: tuple[Entry, ...]
@@ -127,6 +130,8 @@ def read(path: Path) -> list[Row]:
 def aggregate(rows: Iterable[Row]) -> list[Cell]:
     r"""Mean and standard deviation (n - 1) over seeds; a single seed keeps its bootstrap interval instead.
 
+    Beside an infinite value there is no deviation.
+
     Raises:
         ValueError: a seed occurs twice in one cell, so that two different things would be averaged.
     """
@@ -142,7 +147,7 @@ def aggregate(rows: Iterable[Row]) -> list[Cell]:
         values = [row.value for row in group]
         one = len(group) == 1
         low, high = (group[0].low, group[0].high) if one else (math.nan, math.nan)
-        sd = math.nan if one else statistics.stdev(values)
+        sd = statistics.stdev(values) if not one and all(map(math.isfinite, values)) else math.nan
         n_in, n_out = min(row.n_in for row in group), min(row.n_out for row in group)
         cells.append(Cell(*key, statistics.fmean(values), sd, low, high, seeds, n_in, n_out))
     return cells
@@ -169,6 +174,7 @@ def rank(score: str) -> tuple[int, int, str]:
     name = score.split(" ")[0]
     stem, level = re.fullmatch(r"(.*?)(\d*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
     family = stem if stem in ("l>", "llr>", "kl_") else "complexity" if name.startswith("complexity") else name
+    family = "kl_" if name == "kl" else family
     return _ORDER.index(family if family in _ORDER else ""), int(level or 0), score
 
 
@@ -184,6 +190,10 @@ def gloss(score: str) -> str:
         "kl_": f"KL of level {level}",
     }
     words = {
+        "kl": "KL of the posterior from the prior",
+        "mse": "squared error of the reconstruction",
+        "psnr": "PSNR of the reconstruction, dB",
+        "ssim": "SSIM of the reconstruction",
         "llr_ada": "adaptive ratio",
         "llr_rule": "ratio, k chosen by the rule",
         "complexity_png": "likelihood less PNG bits",
@@ -209,22 +219,33 @@ def natural(setting: str) -> tuple[bool, str, float, str]:
     return False, found[1], float(found[2].lstrip("+-") if found[1] else found[2]), setting
 
 
+def decimal(value: float, places: int) -> str:
+    """A number with so many decimals; in powers of ten where that would take more than seven digits."""
+    return f"{value:.3g}" if math.isfinite(value) and abs(value) >= 10 ** (7 - places) else f"{value:.{places}f}"
+
+
 def number(metric: str, value: float) -> str:
-    """A value as tables print it: three decimals, one for nats."""
-    return "–" if math.isnan(value) else f"{value:.1f}" if metric == "nats" else f"{value:.3f}"
+    """A value of a metric, or of what was averaged, as tables print it."""
+    return "–" if math.isnan(value) else decimal(value, PLACES.get(metric, 3))
+
+
+def heading(metric: str) -> str:
+    """A metric's name at the head of a column."""
+    return metric.upper() if metric in FRACTIONS else {"nats_dim": "nats/dim"}.get(metric, metric)
 
 
 def entry(cell: Cell) -> Entry:
     """A cell as tables show it: the mean and its deviation, or the value with its interval in small print."""
-    text = number(cell.metric, cell.value)
+    kind = cell.score if cell.metric == "mean" else cell.metric
+    text = number(kind, cell.value)
     counts = f"{cell.protocol} sets, n = {cell.n_in:,} in, {cell.n_out:,} out" if cell.n_out else cell.protocol
     if len(cell.seeds) > 1:
-        text += f" ± {number(cell.metric, cell.sd)}"
+        text += "" if math.isnan(cell.sd) else f" ± {number(kind, cell.sd)}"
         hint = f"mean ± sd over {len(cell.seeds)} seeds"
         return Entry(text, "", f"{hint}; {counts}", value=cell.value)
     if math.isnan(cell.low) or math.isnan(cell.high):
         return Entry(text, "", counts, value=cell.value)
-    interval = f"{number(cell.metric, cell.low)}–{number(cell.metric, cell.high)}"
+    interval = f"{number(kind, cell.low)}–{number(kind, cell.high)}"
     return Entry(text, interval, f"95 % bootstrap interval {interval}; {counts}", value=cell.value)
 
 

@@ -51,9 +51,12 @@ def fit(
         Seconds of this process, and steps and epochs altogether.
 
     Raises:
-        UserError: the checkpoint to resume from is damaged, or a Trainer option does not exist.
+        UserError: the checkpoint to resume from is damaged, a Trainer option does not exist, or the Trainer is to
+            clip the gradients of a game of two optimisers.
         Diverged: from the method.
     """
+    if not method.automatic_optimization and options.get("gradient_clip_val"):
+        raise UserError("trainer.gradient_clip_val cannot clip where two optimisers take turns; use method.clip")
     last = folder / "checkpoints" / "last.ckpt"
     resume = last if last.is_file() else None
     _quiet()

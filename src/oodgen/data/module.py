@@ -129,12 +129,10 @@ class OODDataModule(pl.LightningDataModule):
             name: TestSet(split.x[part], self.inlier.name, f"{name} part of train", split.sha256)
             for name, part in held.items()
         }
-        streams = [self._load(dataset, "train") for dataset in self.auxiliary.values()]
-        negative = None if self.negative is None else self._load(self.negative, "train")
-        self.streams, self.negative_x = [stream.x for stream in streams], None if negative is None else negative.x
-        trained = [split, *streams, *([] if negative is None else [negative])]
-        self.sha256 = "+".join(part.sha256 for part in trained)  # of everything that is trained on
-        self.origins = {part.name: part.origin for part in trained[1:]}
+        self.streams = [self._load(dataset, "train") for dataset in self.auxiliary.values()]
+        self.negatives = None if self.negative is None else self._load(self.negative, "train")
+        # of all that is trained on
+        self.sha256 = "+".join(part.sha256 for part in (split, *self.streams, self.negatives) if part is not None)
 
     def test_sets(self) -> dict[str, TestSet]:
         """Every set that is scored, the inlier's test split first."""
@@ -159,8 +157,8 @@ class OODDataModule(pl.LightningDataModule):
         self.setup()
         assert self.train_x is not None
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        held = [Examples(x, device, self.resident) for x in self.streams]
-        negative = None if self.negative_x is None else Examples(self.negative_x, device, self.resident)
+        held = [Examples(stream.x, device, self.resident) for stream in self.streams]
+        negative = None if self.negatives is None else Examples(self.negatives.x, device, self.resident)
         inlier = Examples(self.train_x, device, self.resident, self.rows)
         return TrainLoader(inlier, self.batch_size, self.seed, self.labels, held, negative)
 

@@ -1,5 +1,6 @@
 r"""Bigeminal priors: one VAE learns the in-distribution set and simple sets, each under a prior of its own."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -8,6 +9,7 @@ from torch.distributions import kl_divergence
 from torch.optim import Optimizer
 
 from oodgen.data.resident import Batch
+from oodgen.errors import UserError
 from oodgen.methods.method import Method, Terms
 from oodgen.models.vae import VAE, Isotropic
 from oodgen.noise import Noise
@@ -31,6 +33,7 @@ class BPVAE(Method):
         seed: Seed of the noise of every step.
 
     Raises:
+        UserError: `sigma_s` is not positive.
         Diverged: the bound of a set or a gradient is not finite; the message says at which step.
 
     Source: Ran et al. 2021, eqs. 4 and 5, with $p_s$ in the second KL as their text says (papers/bpvae, section 7.1).
@@ -46,7 +49,12 @@ class BPVAE(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(model, optimizer, seed)
+        if not 0 < sigma_s < math.inf:
+            raise UserError(f"method.sigma_s={sigma_s} must be positive")
         self.simple = Isotropic(sigma=sigma_s)
+
+    def uses(self) -> frozenset[str]:
+        return frozenset({"auxiliary"})
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
         # all sets in one pass, so that a batch norm sees one mixture, as it does when it is done learning

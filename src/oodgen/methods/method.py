@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from oodgen.data.resident import Batch
-from oodgen.errors import Diverged
+from oodgen.errors import Diverged, UserError
 from oodgen.models.density import Density
 from oodgen.noise import ExampleNoise, Noise, RandomNoise
 
@@ -42,8 +42,22 @@ class Method(pl.LightningModule):
         """The loss of a batch, and what it is made of: `bound`, `log_px` and the others that the method knows."""
         raise NotImplementedError
 
+    def uses(self) -> frozenset[str]:
+        """The streams beside the inliers that this method trains with: of "auxiliary" and "negative"."""
+        return frozenset()
+
     def initialise(self, batch: Batch) -> None:
-        """Data-dependent initialisation of the model on the first training batch."""
+        """Data-dependent initialisation of the model on the first training batch.
+
+        Raises:
+            UserError: the data serve a stream that would go unused.
+        """
+        served = {"auxiliary": bool(batch.auxiliary), "negative": batch.negative is not None}
+        for stream in {name for name, there in served.items() if there} - self.uses():
+            raise UserError(
+                f"the data serve {stream} examples, which {type(self).__name__} as configured does not train with; "
+                f"leave data.{stream} out, or choose a method that uses it"
+            )
         torch.manual_seed(self.seed)
         self.model.initialise(self.model.observe(batch.x, RandomNoise()), RandomNoise())
 
@@ -116,6 +130,11 @@ class Method(pl.LightningModule):
 
 
 def _words(name: str) -> str:
-    if name.startswith("kl_"):
-        return f"the KL of layer z{name.removeprefix('kl_')}"
-    return {"log_px": "log p(x|z)"}.get(name, name)
+    kind, _, number = name.rpartition("_")
+    if number.isdigit():
+        return {"kl": "the KL of layer z", "simple": "the bound of simple set "}.get(kind, f"{kind} ") + number
+    return {
+        "log_px": "log p(x|z)",
+        "kl_negative": "the KL of the negatives",
+        "kl_generated": "the KL of generated images",
+    }.get(name, name)

@@ -43,7 +43,7 @@ class NegativeSampling(Method):
         seed: Seed of the noise of every step.
 
     Raises:
-        UserError: `negatives` is none of these, or "dataset" without a negative set.
+        UserError: `negatives` is none of these, or "dataset" without a negative set; `clip` outside of the game.
         Diverged: a term of the loss or a gradient is not finite; the message says at which step.
 
     Source: Csiszárik et al. 2019, sections 3 and 4.3 (papers/negative_sampling, sections 1-3). The paper updates
@@ -66,9 +66,18 @@ class NegativeSampling(Method):
         super().__init__(model, optimizer, seed)
         if negatives is not None and negatives not in SOURCES:
             raise UserError(f"method.negatives={negatives!r} is not one of: {', '.join(SOURCES)}")
+        if clip is not None and negatives != "generated":
+            raise UserError(
+                "method.clip is for negatives=generated; one optimiser is clipped by trainer.gradient_clip_val"
+            )
+        if clip is not None and not clip > 0:
+            raise UserError(f"method.clip={clip} must be positive; null sets no limit")
         self.automatic_optimization = negatives != "generated"
         self.negatives, self.sigma, self.clip = negatives, sigma, clip
         self.shifted = Isotropic(mean=shift)
+
+    def uses(self) -> frozenset[str]:
+        return frozenset({"negative"} if self.negatives == "dataset" else ())
 
     def initialise(self, batch: Batch) -> None:
         if self.negatives == "dataset" and batch.negative is None:

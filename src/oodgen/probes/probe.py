@@ -16,7 +16,7 @@ Evidence = Mapping[str, Tensor]
 class Probe(Protocol):
     """A question to (model, x); its options are its constructor's arguments."""
 
-    needs: type  # the Protocol or class that the model must offer
+    needs: type  # the Protocol or class that the model must offer; object where no model is asked
 
     def batch(self, model: nn.Module) -> int:
         """How many examples to ask of at once."""

@@ -1,0 +1,196 @@
+r"""A paper's tables whole: a line for every inlier, out set, method and score it prints, and what our runs answer.
+
+A run answers to a printed number by the rule of `oodgen.printed`, if it was made after that paper or after none. Of
+our numbers those over equal numbers in and out stand there, where measured. An average precision whose positives are
+as many as its negatives is at least $1 - \ln 2$, whatever the ranking; in a table that prints less, ours with the
+inliers positive, over whole sets, stands beside it too.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from oodgen.groups import Experiment, Run
+from oodgen.printed import Printed, Printout, as_entry, several
+from oodgen.tables import Cell, Entry, Line, Table, aggregate, entry, gloss, heading, natural
+
+__all__ = ["Answer", "Sheet", "answers", "sheet"]
+
+FLOOR = 1 - math.log(2)
+
+
+class Answer(NamedTuple):
+    """What one experiment says in one setting.
+
+    Arguments:
+        label: What sets it apart from others of the same experiment, in words.
+        paper: The paper it was made after; "" for none.
+        cells: Means over the seeds that finished.
+        seeds: How many finished.
+        diverged: How many did not, because they diverged.
+        epochs: The training budget, in words.
+    """
+
+    name: str
+    label: str
+    paper: str
+    method: str
+    inlier: str
+    cells: list[Cell]
+    seeds: int
+    diverged: int
+    epochs: str
+
+
+class Sheet(NamedTuple):
+    """A printed table beside ours: its name, its caption, what to know before reading it, and after."""
+
+    name: str
+    caption: str
+    before: str
+    table: Table
+    after: list[str]
+
+
+class _Key(NamedTuple):
+    """What a printed number is of; the score is "" where means over a set stand side by side."""
+
+    quoted: bool
+    method: str
+    inlier: str
+    out: str
+    score: str
+
+
+def answers(found: Sequence[Experiment]) -> list[Answer]:
+    """What the runs can answer; random images answer to nothing.
+
+    Arguments:
+        found: Experiments, with diverged runs as members without rows.
+    """
+    made = []
+    for group in found:
+        for setting, runs in group.runs.items():
+            if any(run.config.get("smoke") == "True" for run in runs):
+                continue
+            first, finished = runs[0], [run for run in runs if run.rows]
+            label = f"{group.key}={setting}" if group.key else group.label
+            limit = first.config.get("data.limit", "None")
+            if limit != "None" and "data.limit" not in label:
+                label = ", ".join(filter(None, (label, f"data.limit={limit}")))
+            facts = (first.record.get("paper") or "", first.record["method"] or "", first.inlier)
+            cells = aggregate(row for run in finished for row in run.rows)
+            counts = (len(finished), len(runs) - len(finished))
+            made.append(Answer(first.record["experiment"], label, *facts, cells, *counts, _epochs(finished)))
+    return made
+
+
+def _epochs(runs: Sequence[Run]) -> str:
+    spent = {float(epochs) for run in runs if (epochs := (run.record.get("training") or {}).get("epochs")) is not None}
+    return "–".join(f"{epochs:.4g}" for epochs in dict.fromkeys((min(spent), max(spent)))) if spent else ""
+
+
+def sheet(printout: Printout, given: Sequence[Answer]) -> Sheet | None:
+    """A printed table beside ours; None where no run of ours answers to a number of it."""
+    asked: dict[_Key, dict[str, list[Printed]]] = {}
+    for item in printout.items:
+        averaged = item.metric == "mean"
+        key = _Key(item.quoted, item.method, item.inlier, item.out, "" if averaged else item.score)
+        asked.setdefault(key, {}).setdefault(item.score if averaged else item.metric, []).append(item)
+    metrics = list(dict.fromkeys(metric for row in asked.values() for metric in row))
+    ours = {metric: [metric] for metric in metrics}
+    if low := any(item.metric == "auprc" and item.value < FLOOR for item in printout.items):
+        ours["auprc"].append("auprc_in")
+    lines, answered = [], False
+    for key, row in sorted(asked.items(), key=lambda pair: pair[0].quoted):
+        found = [
+            a for a in given if a.paper in (printout.paper, "") and (a.method, a.inlier) == (key.method, key.inlier)
+        ]
+        found = [] if key.quoted else sorted(found, key=lambda a: (a.name, natural(a.label)))
+        answered = answered or bool(found)
+        several_names = len({answer.name for answer in found}) > 1
+        nobody: list[Answer | None] = [None]
+        for answer in found or nobody:
+            setting = "" if answer is None else answer.label
+            if answer is not None and several_names:
+                setting = f"{answer.name}, {setting}" if setting else answer.name
+            for score in _variants(key.score, answer):
+                words = (Entry(_short(key.method), hint=key.method), *map(Entry, (key.inlier, key.out)))
+                words = (*words, Entry(score, gloss(score)), Entry(setting))
+                numbers = _numbers(row, ours, answer, key._replace(score=score))
+                lines.append(Line("quoted" if key.quoted else "score", (*words, *numbers)))
+    if not answered:
+        return None
+    head = ["method", "in", "out", "score", "setting"]
+    for metric in metrics:
+        head += [f"{heading(metric)} paper", *(f"{heading(name)} ours" for name in ours[metric])]
+    inliers = list(dict.fromkeys(key.inlier for key in asked))
+    before = f"Trained on {inliers[0]}." if len(inliers) == 1 else ""
+    # columns of words that say the same, or nothing, in every line
+    idle = [i for i in (3, 4) if not any(line.entries[i].text for line in lines)] + ([1] if before else [])
+    keep = [i for i in range(len(head) + 2) if i not in idle]
+    table = Table(
+        tuple([*head, "seeds", "epochs"][i] for i in keep),
+        tuple(Line(line.kind, tuple(line.entries[i] for i in keep)) for line in lines),
+        labels=5 - len(idle),
+    )
+    return Sheet(f"{printout.paper}, {printout.id}", printout.caption, before, table, _after(printout, low))
+
+
+def _variants(score: str, answer: Answer | None) -> list[str]:
+    """A score and, where measured, its form with the importance-weighted bound, which papers do not tell apart."""
+    weighted = f"{score} iw"
+    measured = answer is not None and any(cell.score == weighted for cell in answer.cells)
+    return [score, weighted] if measured else [score]
+
+
+def _numbers(
+    row: Mapping[str, list[Printed]], ours: Mapping[str, list[str]], answer: Answer | None, key: _Key
+) -> list[Entry]:
+    """The numbers of a line: for each metric the printed ones and ours, then our seeds and their epochs."""
+    found: dict[tuple[str, str], Cell] = {}
+    for protocol in ("full", "balanced"):
+        for cell in answer.cells if answer else ():
+            if (cell.out, cell.protocol) == (key.out, protocol) and (cell.metric != "auprc_in" or protocol == "full"):
+                found[cell.metric, cell.score] = cell
+    absent = "quoted" if key.quoted else "not run"
+    if answer is not None:
+        absent = "not measured" if answer.seeds else "diverged"
+    entries = []
+    for metric, names in ours.items():
+        shown = several(map(as_entry, row.get(metric, ())))
+        entries.append(shown._replace(text=shown.text.replace(" quoted", "")))
+        for name in names:
+            mine = found.get((name, key.score) if key.score else ("mean", name))
+            there = Entry(absent) if mine is None else entry(mine)._replace(small="")
+            asked = metric in row and (name == metric or not key.quoted)
+            entries.append(there if asked else Entry(""))
+    if answer is None:
+        return [*entries, Entry(""), Entry("")]
+    total = answer.seeds + answer.diverged
+    seeds = f"{answer.seeds} ({answer.diverged} of {total} diverged)" if answer.diverged else str(answer.seeds)
+    return [*entries, Entry(seeds), Entry(answer.epochs)]
+
+
+def _after(printout: Printout, low: bool) -> list[str]:
+    """What to know of a table's numbers: units, remarks of whoever transcribed them, and where quoted ones are from."""
+    found = list(printout.units)
+    if low:
+        found.append(
+            f"AUPRC: an average precision over equal numbers is at least 1 − ln 2 = {FLOOR:.3f}, whatever the ranking. "
+            "Less is printed here, so AUPRC_IN (inliers positive, whole sets) stands beside it."
+        )
+    remarks: dict[str, dict[str, None]] = {}
+    for item in printout.items:
+        texts = remarks.setdefault(_short(item.method), {})
+        texts.update(dict.fromkeys(text for text in (item.note, item.source if item.quoted else "") if text))
+    shared: dict[str, list[str]] = {}
+    for method, texts in remarks.items():
+        shared.setdefault("; ".join(texts), []).append(method)
+    return found + [f"{', '.join(methods)}: {text}" for text, methods in shared.items() if text]
+
+
+def _short(method: str) -> str:
+    """A method's slug with the values of its qualifiers alone: `ns_vae gaussian kmnist`."""
+    return re.sub(r" \w+=", " ", method)
