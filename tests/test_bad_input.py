@@ -16,7 +16,7 @@ from filelock import FileLock
 from PIL import Image
 from safetensors import SafetensorError
 
-from oodgen import evaluate
+from oodgen import evaluate, report
 from oodgen.checkpoints import load_weights
 from oodgen.methods.likelihood import MaximumLikelihood
 
@@ -70,6 +70,68 @@ def test_a_wrong_word_is_named(command, arguments, words):
     ended = command("smoke=true", "device.accelerator=cpu", *arguments)
     assert ended.code == 2, ended.err
     assert all(word in ended.error for word in words), ended.error
+
+
+GAME = ["+experiment=fashion_mnist_ns_generated", "data.missing=skip"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["method.sigma=-1"], ["method.sigma=-1", "positive"]),
+        (["method.sigma=x"], ["method.sigma='x' is not a number"]),
+        (["method.shift=nan"], ["method.shift=nan", "finite"]),
+        (["method.optimizer.lr=-1"], ["method.optimizer", "-1"]),
+        (["+method.optimizer.foo=1"], ["method.optimizer", "'foo'"]),
+        (["method.optimizer._target_=torch.optim.LBFGS"], ["method.optimizer", "LBFGS", "Adam"]),
+        (["model.latent=1.5"], ["model.latent=1.5 is not a whole number"]),
+        (["model.strides=2"], ["model.strides=2 is not a list"]),
+        (["model.shape=[1,28]"], ["model.shape=[1, 28]", "[channels,height,width]"]),
+        (["model.prior.mean=nan"], ["mean=nan", "finite"]),
+        (["model=hvae_small"], ["NegativeSampling", "BottomUpVAE", "model=vae_grey"]),
+        (["model.likelihood=gaussian"], ["likelihood@model.likelihood=gaussian"]),
+        (["data.out.mnist=null"], ["data.out.mnist=null", "~data.out.mnist"]),
+        (["probes.bounds=null"], ["~probes.bounds"]),
+        (["data.limit=1.5"], ["data.limit=1.5", "whole number"]),
+        (["+dataset@data.auxiliary.a=fashion_mnist"], ["data.auxiliary.a", "data.inlier", "~data.auxiliary.a"]),
+        (
+            ["+dataset@data.auxiliary.a=mnist", "+dataset@data.auxiliary.b=mnist"],
+            ["auxiliary.b", "auxiliary.a", "mnist"],
+        ),
+        (["+dataset@data.negative=hflip"], ["data.negative=hflip", "cannot be trained with"]),
+        (["seed=-1"], ["seed=-1"]),
+        (["trainer.gradient_clip_val=1"], ["trainer.gradient_clip_val", "method.clip"]),
+        (["+trainer.accumulate_grad_batches=2"], ["trainer.accumulate_grad_batches", "data.batch_size"]),
+        (["-m", "+sweep=bpvae_table1,bpvae_table2"], ["one sweep"]),
+        (["+sweep=bpvae_table1", "+experiment=quickstart"], ["no experiment beside it"]),
+    ],
+)
+def test_a_wrong_word_of_a_vae_is_named(command, tmp_path, arguments, words):
+    ended = command("smoke=true", "device.accelerator=cpu", *GAME, *arguments)
+    assert ended.code == 2, ended.err
+    assert all(word in ended.error for word in words), ended.error
+    assert not list((tmp_path / "runs").rglob("last.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [("trainer.max_steps=0", "max_steps=0"), ("trainer.gradient_clip_val=nan", "clip_val=nan")],
+)
+def test_options_that_lightning_would_take_without_a_word(command, outs, tmp_path, option, word):
+    ended = command(*outs, option)
+    assert ended.code == 2 and word in ended.error, ended.err
+    assert not list((tmp_path / "runs").rglob("last.ckpt"))
+
+
+def test_a_snapshot_that_was_not_kept_says_how_to_make_it(command, done):
+    arguments, *_ = done
+    assert "snapshots=[9] retrain=true" in command(*arguments, "checkpoint=epoch9").error
+
+
+def test_a_number_for_a_name(command, tmp_path):
+    assert command(*SMOKE, "name=1").code == 0
+    report.write(tmp_path / "runs" / "smoke", tmp_path / "out", [])
+    assert "## 1 (smoke" in (tmp_path / "out" / "report.md").read_text()
 
 
 FOREIGN = (

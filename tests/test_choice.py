@@ -32,13 +32,22 @@ def held(done):
 
 def test_a_set_qualifies_where_its_own_model_finds_it_likelier_than_the_basic_one(done):
     judged = {item.name: item for item in choice.judge(held(done), "fashion_mnist")}
-    assert {name: item.qualifies for name, item in judged.items()} == {
-        "fashion_mnist": False,
-        "mnist": True,
-        "cifar10": False,
+    assert {name: item.verdict for name, item in judged.items()} == {
+        "fashion_mnist": "does not",
+        "mnist": "qualifies",
+        "cifar10": "does not",
     }
     assert judged["mnist"].difference == pytest.approx(200, abs=6) and judged["mnist"].n == 3000
     assert judged["cifar10"].mean == pytest.approx(-560, abs=5) and judged["cifar10"].basic == judged["mnist"].basic
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict"), [(-30, "does not"), (-5, "undecided"), (5, "undecided"), (30, "qualifies")]
+)
+def test_a_difference_within_its_own_error_decides_nothing(shift, verdict):
+    basic = np.random.default_rng(0).normal(-300, 90, 400)  # the error of the difference is about 6, its interval 12
+    item = choice.judge({"basic": basic, "other": basic + shift}, "basic")[1]
+    assert item.verdict == verdict and (item.low < 0 < item.high) == (verdict == "undecided")
 
 
 def test_the_interval_holds_the_true_difference_as_often_as_it_says():
@@ -68,7 +77,7 @@ def test_tables_and_figures_hold_what_was_judged(done, tmp_path):
     assert files == ["figure_2a.svg", "figure_2b.svg", "ratios.csv", "simple_set.csv"]
     with (tmp_path / "out" / "simple_set.csv").open() as file:
         lines = {line["name"]: line for line in csv.DictReader(file)}
-    assert lines["mnist"]["qualifies"] == "True" and lines["mnist"]["run"] == "eval/simple_mnist/abc"
+    assert lines["mnist"]["verdict"] == "qualifies" and lines["mnist"]["run"] == "eval/simple_mnist/abc"
     assert float(lines["mnist"]["mean"]) == pytest.approx(done["mnist"].held.mean(), abs=1e-3)
     with (tmp_path / "out" / "ratios.csv").open() as file:
         ratios = {(line["trained_on"], line["test_set"]): float(line["ratio"]) for line in csv.DictReader(file)}

@@ -1,11 +1,12 @@
-"""The command that draws the reconstructions of several runs: their labels, and one line for each mistake."""
+"""Reconstructions of several runs: their labels, every image in its place, and one line for each mistake."""
 
 import json
 
 import numpy as np
 import pytest
 
-from oodgen import compare
+from oodgen import compare, page
+from oodgen.errors import UserError
 
 
 @pytest.fixture
@@ -51,3 +52,63 @@ def test_mistakes_are_one_line(run, tmp_path, capsys):
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1
     assert not (tmp_path / "x.png").exists()
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two runs of the same images: grey digits in both, photos in one."""
+    random = np.random.default_rng(0)
+    originals = {name: random.integers(0, 256, (5, 1, 8, 8), dtype=np.uint8) for name in ("digits", "photos")}
+    folders = {}
+    for label, names in (("VAE", ("digits", "photos")), ("BPVAE", ("digits",))):
+        made = {n: np.stack([originals[n], *random.integers(0, 256, (2, 5, 1, 8, 8), dtype=np.uint8)]) for n in names}
+        folders[label] = tmp_path / label
+        folders[label].mkdir()
+        np.savez(folders[label] / "reconstructions.npz", **made)
+    return folders
+
+
+def test_runs_are_drawn_below_the_images_they_share(runs):
+    figure = compare.side_by_side(runs)
+    (axis,) = figure.axes
+    assert axis.get_title("left") == "digits" and [t.get_text() for t in axis.get_yticklabels()] == [
+        "x",
+        "VAE",
+        "BPVAE",
+    ]
+    shown = np.asarray(axis.images[0].get_array())
+    vae, bpvae = (page.images(runs[label])["digits"] for label in ("VAE", "BPVAE"))
+    for row, images in enumerate((vae[0], vae[1], bpvae[1])):
+        assert (shown[9 * row : 9 * row + 8, 36:44] == images[4, 0]).all()
+
+
+def test_the_sets_asked_for_are_panels_in_that_order(runs):
+    figure = compare.side_by_side({"VAE": runs["VAE"]}, ["photos", "digits"])
+    assert [axis.get_title("left") for axis in figure.axes] == ["photos", "digits"]
+
+
+def test_runs_that_cannot_be_compared_are_refused_in_one_line(runs, tmp_path):
+    with pytest.raises(UserError, match="BPVAE has no reconstructions of photos; it has: digits"):
+        compare.side_by_side(runs, ["photos"])
+    with pytest.raises(UserError, match="nowhere holds no reconstructions"):
+        compare.side_by_side({**runs, "none": tmp_path / "nowhere"})
+    other = page.images(runs["BPVAE"])["digits"].copy()
+    other[0, 0, 0, 0, 0] ^= 1
+    np.savez(runs["BPVAE"] / "reconstructions.npz", digits=other)
+    with pytest.raises(UserError, match=r"images of digits differ between .*VAE and .*BPVAE"):
+        compare.side_by_side(runs)
+    np.savez(runs["BPVAE"] / "reconstructions.npz", glyphs=other)
+    with pytest.raises(UserError, match="no data set is in all of VAE, BPVAE"):
+        compare.side_by_side(runs)
+    np.savez(runs["BPVAE"] / "reconstructions.npz", digits=other[:1])
+    with pytest.raises(UserError, match="holds digits of shape"):
+        compare.side_by_side(runs)
+    np.savez_compressed(runs["BPVAE"] / "reconstructions.npz", digits=other)
+    content = bytearray((runs["BPVAE"] / "reconstructions.npz").read_bytes())
+    content[100:140] = bytes(40)  # a bad disk, inside of what is compressed
+    (runs["BPVAE"] / "reconstructions.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot read .*BPVAE.reconstructions\.npz"):
+        compare.side_by_side(runs)
+    (runs["BPVAE"] / "reconstructions.npz").write_bytes(b"PK cut")
+    with pytest.raises(UserError, match=r"cannot read .*BPVAE.reconstructions\.npz"):
+        compare.side_by_side(runs)

@@ -165,7 +165,8 @@ def run(tmp_path):
         part: Examples(images(n, n, (1, 8, 8)).numpy(), "toys", f"{part} part of train", "")
         for part, n in (("validation", 30), ("calibration", 50))
     }
-    data = SimpleNamespace(held=held, inlier=SimpleNamespace(name="toys", shape=(3, 16, 16)), grey=True, size=(8, 8))
+    inlier = SimpleNamespace(name="toys", shape=(3, 16, 16))
+    data = SimpleNamespace(held=held, inlier=inlier, grey=True, size=(8, 8), scaling=None)
     probes = {name: build(probe, name) for name, probe in CONFIG["probes"].items()}
     calibrate(witness, probes, data, folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))

@@ -218,3 +218,12 @@ def test_mean_is_differentiable_where_components_are_clipped():
     )
     (gradient,) = torch.autograd.grad(p.mean.sum(), means)
     assert (gradient > 0).all()
+
+
+def test_with_closed_ends_a_wide_quantised_gaussian_is_the_density_of_a_bin():
+    mean = torch.rand(1, 256, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    closed = QuantisedGaussian(mean, 1.0, open_ends=False).log_prob(every_level(0, 1))
+    torch.testing.assert_close(closed + math.log(255), Gaussian(mean, 1.0).log_prob(every_level(0, 1)))
+    opened = QuantisedGaussian(mean, 1.0).log_prob(every_level(0, 1))
+    assert torch.equal(opened[:, 1:-1], closed[:, 1:-1])
+    assert (opened[:, [0, -1]] > closed[:, [0, -1]] + 3).all()  # a third of all mass, or more, for one level

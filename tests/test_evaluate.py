@@ -115,6 +115,8 @@ def test_a_score_that_is_not_a_number_is_a_divergence_named():
     evaluate.check({"l>0": np.array([1.0, np.inf, -np.inf])}, "mnist")
     with pytest.raises(Diverged, match="kl is not a number for 2 of the 3 examples of mnist"):
         evaluate.check({"l>0": np.zeros(3), "kl": np.array([np.nan, 1.0, np.nan])}, "mnist")
+    with pytest.raises(Diverged, match="l>0 is infinite for all 2 examples of mnist"):
+        evaluate.check({"l>0": np.array([np.inf, np.inf])}, "mnist")
 
 
 def test_a_bound_that_ran_away_on_a_few_examples_is_said():
@@ -123,6 +125,7 @@ def test_a_bound_that_ran_away_on_a_few_examples_is_said():
     (line,) = evaluate.runaway({"mnist": {"l>0": usual}, "kmnist": {"l>0": np.array([230.0, 240.0, 1e18])}})
     assert "kmnist" in line and "median 240" in line and "3.33e+17" in line
     assert len(evaluate.runaway({"mnist": {"l>0": np.array([1.0, 2.0, np.inf])}})) == 1
+    assert len(evaluate.runaway({"mnist": {"l>0": np.array([1.0, np.inf, np.inf])}})) == 1
 
 
 def test_other_pixels_under_the_same_name_give_another_file(witness):
@@ -165,7 +168,7 @@ def scores():
     }
 
 
-def test_scores_are_replayed_from_evidence_without_the_model(witness, hierarchy, monkeypatch):
+def test_scores_are_replayed_from_evidence_without_asking_the_model(witness, hierarchy, monkeypatch):
     probes = {"bounds": Bounds(samples=3, samples_k=2), "b": Brightness()}
     live = witness._replace(model=hierarchy)
     validation, test = images("photos", 20, 5), images()
@@ -178,7 +181,8 @@ def test_scores_are_replayed_from_evidence_without_the_model(witness, hierarchy,
     assert all(
         value.dtype == np.float64 and value.shape == (8,) and np.isfinite(value).all() for value in first.values()
     )
-    replayed = results(witness._replace(model=None))  # whoever asked it would fail
+    monkeypatch.setattr(BottomUpVAE, "bounds", None)  # whoever asked would fail
+    replayed = results(live)
     assert all(np.array_equal(first[name], replayed[name]) for name in first)
     assert np.array_equal(first["l>0"], -evaluate.collect(live, probes, test)["bounds/l"][0].double().numpy())
 
@@ -357,3 +361,24 @@ def test_reconstructions_start_with_the_image_and_lose_it_with_k(witness, hierar
     assert found["photos"].shape == (4, 8, 1, 4, 4) and found["digits"].shape == (4, 4, 1, 4, 4)
     assert found["photos"].dtype == np.uint8 and np.array_equal(found["photos"][0], sets["photos"].x[:8])
     assert evaluate.reconstructions(witness, sets) == {}  # a model without levels
+
+
+def test_evidence_is_of_the_sources_that_answered():
+    everything = {"oodgen.probes.bounds", "oodgen.models.hierarchy"}
+    of = evaluate.code_of(frozenset(everything))
+    assert of != evaluate.code_of(frozenset({"oodgen.probes.bounds"}))
+    # what a module imports counts without being named, and what is not ours does not
+    assert of == evaluate.code_of(frozenset({*everything, "oodgen.nets", "oodgen.noise", "torch.nn.modules.linear"}))
+    assert of != evaluate.code_of(frozenset({*everything, "oodgen.metrics"}))
+
+
+def test_bits_and_nats_per_dimension_of_masses_and_densities():
+    def of(width):
+        found = evaluate.rows(WHO, {"mnist": {"l>0": np.array([784.0])}}, 784, {}, width=width)
+        return {row.metric: row.value for row in found}
+
+    assert of(1.0) == pytest.approx({"nats": -784, "nats_dim": 1.0, "bpd": 1 / np.log(2)})
+    # the mass of a bin of 1/255 is that much of a density
+    assert of(1 / 255) == pytest.approx({"nats": -784, "nats_dim": 1 - np.log(255), "bpd": 1 / np.log(2)})
+    # and a density makes such a mass: both forms of one model agree
+    assert of(None) == pytest.approx({"nats": -784, "nats_dim": 1.0, "bpd": (1 + np.log(255)) / np.log(2)})

@@ -21,13 +21,17 @@ def printouts(slug):
     return {table.id: table for table in printed.read_tables(EXPERIMENTS / slug / "paper.yaml")}
 
 
-def run(method, inlier, values, paper, seed=0, name="e", epochs=20.0, **config):
-    """A run with rows of {(out, score, metric): value}, over whole sets; one without rows has diverged."""
+def run(method, inlier, values, paper, seed=0, name="e", epochs=20.0, said=None, **config):
+    """A run with rows of {(out, score, metric): value}, over whole sets; one without rows has diverged.
+
+    `said` is what further its record says.
+    """
     rows = [
         tables.Row(name, "f", seed, inlier, out, score, metric, value, NAN, NAN, "full", 9, 9)
         for (out, score, metric), value in values.items()
     ]
     record = {"experiment": name, "seed": seed, "method": method, "paper": paper, "training": {"epochs": epochs}}
+    record |= said or {}
     config = {"data.inlier._target_": f"oodgen.data.x.{inlier}", **config}
     return groups.Run(Path(f"{name}{seed}"), record, config, rows)
 
@@ -65,7 +69,7 @@ def test_each_printed_number_has_its_place_with_seeds_and_epochs():
     assert (first["nats/dim paper"], first["nats/dim ours"]) == ("0.35 ± 0.08", "0.280 ± 0.014")
     assert (second["score"], second["AUROC ours"], second["nats/dim ours"]) == ("kl", "0.310 ± 0.014", "")
     assert (third["out"], third["AUROC ours"], third["nats/dim ours"]) == ("fashion_mnist", "", "0.320 ± 0.014")
-    assert {(line["seeds"], line["epochs"]) for line in lines[:3]} == {("2", "20")}
+    assert {(line["seeds"], line["epochs"]) for line in lines[:3]} == {("2", "20 of 100")}
 
 
 def test_what_nobody_ran_and_what_was_not_measured_are_told_apart():
@@ -110,22 +114,100 @@ def test_beside_an_unattainable_precision_stands_the_inliers_own_of_whole_sets()
 
 
 def test_settings_of_one_cell_have_a_line_each_named_by_what_differs():
-    values = {("mnist", "l>0", "auroc"): 0.9}
-
-    def bpvae(sigma, **changes):
-        return run(
-            "bpvae simple=omniglot", "fashion_mnist", values, "bpvae", **changes, **{"method.sigma_s": str(sigma)}
-        )
-
     lines = shown([bpvae(1), bpvae(0.1, epochs=5.0)], "bpvae", "table2")
     assert [(line["setting"], line["epochs"]) for line in lines[:3]] == [
-        *(("method.sigma_s=0.1", "5"), ("method.sigma_s=1", "20"), ("", ""))
+        *(("method.sigma_s=0.1", "5 of 200"), ("method.sigma_s=1", "20 of 200"), ("", ""))
     ]
     lines = shown([bpvae(1), bpvae(1, name="mine")], "bpvae", "table2")
     assert [line["setting"] for line in lines[:2]] == ["e", "mine"]
-    limited = run("bpvae simple=omniglot", "fashion_mnist", values, "bpvae", **{"data.limit": "100"})
-    assert shown([limited], "bpvae", "table2")[0]["setting"] == "data.limit=100"
+    assert shown([bpvae(config={"data.limit": "100"})], "bpvae", "table2")[0]["setting"] == "data.limit=100"
     assert "setting" not in shown([bpvae(1)], "bpvae", "table2")[0]
+
+
+def bpvae(sigma=1, overrides=None, values=0.9, **changes):
+    """A run of BPVAE by FashionMNIST and Omniglot, with the overrides of its command where they are known."""
+    said = {} if overrides is None else {"overrides": ["+experiment=e", *overrides]}
+    rows = {("mnist", "l>0", "auroc"): values} if values is not None else {}
+    config = {"method.sigma_s": str(sigma), **changes.pop("config", {})}
+    said |= changes.pop("said", {})
+    return run("bpvae simple=omniglot", "fashion_mnist", rows, "bpvae", said=said, **changes, **config)
+
+
+def settings(*runs):
+    """Setting, seeds and epochs of our lines in BPVAE's table 2, without the printed epochs."""
+    lines = [line for line in shown(runs, "bpvae", "table2") if line["seeds"]]
+    return [(line.get("setting", ""), line["seeds"], line["epochs"].removesuffix(" of 200")) for line in lines]
+
+
+def test_a_lone_run_with_a_changed_option_does_not_pass_for_the_shipped_experiment():
+    assert settings(bpvae(5, ["method.sigma_s=5", "seed=0"])) == [("method.sigma_s=5", "1", "20")]
+    assert settings(bpvae(1, ["seed=0", "trainer.max_epochs=20"])) == [("", "1", "20")]
+    assert settings(bpvae(5)) == [("", "1", "20")], "an older record does not tell"
+
+
+def test_seeds_share_a_line_where_their_commands_and_epochs_do():
+    def made(seed, epochs=20, **config):
+        overrides = ["method.sigma_s=5", f"seed={seed}", f"trainer.max_epochs={epochs}"]
+        config = {"trainer.max_epochs": str(epochs), **{key.replace("__", "."): v for key, v in config.items()}}
+        return bpvae(5, overrides, seed=seed, epochs=float(epochs), config=config)
+
+    assert settings(made(0, device__accelerator="cpu"), made(1, device__accelerator="gpu")) == [
+        ("method.sigma_s=5", "2", "20")
+    ]
+    assert settings(made(0), made(1, 100)) == [("method.sigma_s=5", "1", "20"), ("method.sigma_s=5", "1", "100")]
+    # an experiment that was changed between two runs of one command
+    changed = settings(made(0), made(1, method__lr="3"))
+    assert [setting for setting, *_ in changed] == [
+        "method.sigma_s=5, method.lr=3",
+        "method.sigma_s=5, method.lr=unset",
+    ]
+    # an override that says what is so anyway
+    assert settings(bpvae(1, ["method.sigma_s=1"]), bpvae(1, [], seed=1)) == [("", "2", "20")]
+
+
+def test_a_diverged_seed_stands_on_the_line_of_its_config_though_it_left_no_record():
+    lines = settings(bpvae(5, ["method.sigma_s=5"]), bpvae(5, values=None, seed=1), bpvae(0.1, values=None, seed=2))
+    assert lines == [
+        ("method.sigma_s=0.1", "0 (1 of 1 diverged)", ""),
+        ("method.sigma_s=5", "1 (1 of 2 diverged)", "20"),
+    ]
+
+
+def after(runs, slug, table):
+    return ledger.sheet(printouts(slug)[table], ledger.answers(groups.experiments(runs)))
+
+
+def test_grey_images_are_named_where_all_of_ours_are():
+    grey = {"data.grey": "True", "data.size": "[32, 32]"}
+    assert after([bpvae(config=grey)], "bpvae", "table2").before == "Trained on fashion_mnist, grey 32 × 32."
+    assert after([bpvae(config={"data.grey": "True", "data.size": "None"})], "bpvae", "table2").before.endswith(
+        ", grey."
+    )
+    for config in ({"data.grey": "False", "data.size": "[32, 32]"}, {}):
+        assert after([bpvae(config=config)], "bpvae", "table2").before == "Trained on fashion_mnist."
+    assert "grey" not in after([bpvae(config=grey), bpvae(seed=1, values=0.8)], "bpvae", "table2").before
+
+
+def test_warnings_follow_the_tables_that_use_the_run_and_say_whose_they_are():
+    warned = {"warnings": ["l>0 of mnist has run away."]}
+    runs = [
+        bpvae(5, ["method.sigma_s=5"], said=warned),
+        bpvae(5, ["method.sigma_s=5"], seed=1),
+        ours(said=warned, name="plain"),
+    ]
+    (line,) = [line for line in after(runs, "bpvae", "table2").after if "run away" in line]
+    assert line == "bpvae omniglot, trained on fashion_mnist, method.sigma_s=5: seed 0: l>0 of mnist has run away."
+    (line,) = [line for line in after(runs, "negative_sampling", "table1").after if "run away" in line]
+    assert line.startswith("vae bernoulli, trained on fashion_mnist: l>0")
+
+
+def test_where_a_paper_counts_samples_ours_are_counted_too():
+    values, probes = {("mnist", "llr>1", "auroc"): 0.9}, {"probes.bounds.samples": "8", "probes.bounds.samples_k": "4"}
+    notes = after(
+        [run("hvae", "fashion_mnist", values, "hierarchical_llr", **probes)], "hierarchical_llr", "table7"
+    ).after
+    assert "S: the paper's importance samples; ours took S = 8 for l>0 and 4 for l>k." in notes
+    assert not any(note.startswith("S:") for note in after([bpvae(config=probes)], "bpvae", "table2").after)
 
 
 def test_the_weighted_bound_stands_below_the_score_that_papers_do_not_tell_it_from():

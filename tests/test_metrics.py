@@ -131,9 +131,16 @@ def test_bootstrap_covers_the_truth():
     assert 0.89 <= held / 200 <= 0.99
 
 
+def test_an_infinite_score_has_its_rank():
+    inlier, out = np.array([0.0, 1.0, 2.0, -np.inf]), np.array([0.5, np.inf, np.inf])
+    finite = np.nan_to_num(inlier, neginf=-9.0), np.nan_to_num(out, posinf=9.0)
+    assert bootstrap(inlier, out) == bootstrap(*finite)
+    assert auroc(inlier, out) == (2 + 4 + 4) / 12
+
+
 def test_bad_scores_are_named():
     good = np.zeros(4)
-    with pytest.raises(UserError, match=r"2 of 3 out scores are not finite \(1 NaN, 1 infinite\)"):
+    with pytest.raises(UserError, match="1 of 3 out scores are not a number"):
         auroc(good, [1.0, np.nan, np.inf])
     with pytest.raises(UserError, match="1 of 1 inlier scores"):
         bootstrap([np.nan], good)

@@ -85,6 +85,14 @@ def test_grey_and_size_reach_every_role(make):
     assert batch.auxiliary[0].shape == batch.negative.shape == batch.x.shape == (16, 1, 6, 6)
 
 
+def test_what_is_trained_with_is_another_set_each_time(make):
+    for options in ({"negative": _set()}, {"auxiliary": {"a": _set()}}, {"auxiliary": {n: _set("b") for n in "ab"}}):
+        with pytest.raises(UserError, match=r"data\.\S+ and data\.\S+ are both (own|b);"):
+            make(_set(), **options)
+    with pytest.raises(UserError, match=r"data\.negative=hflip is made from test images"):
+        make(_set(), negative=Transform("hflip", lambda x, _: x))
+
+
 def test_grey_is_the_mean_of_the_channels(make):
     colour = _set("colour", (3, 6, 6))
     x, grey = (make(colour, grey=grey).test_sets()["colour"].x for grey in (False, True))

@@ -73,17 +73,26 @@ def test_the_page_is_self_contained_and_shows_the_run(run):
         "torch 2.15",
     ):
         assert words in html
-    assert html.count('src="data:image/') == 5, "densities, ROC, two grids of levels, training"
+    assert html.count('src="data:image/') == 6, "densities, ROC, likelihoods, two grids of levels, training"
     assert sorted(p.name for p in (run / "figures").iterdir()) == [
-        *("curves.svg", "densities.svg", "levels_digits.png", "levels_photos.png", "roc.svg")
+        *("curves.svg", "densities.svg", "levels_digits.png", "levels_photos.png", "likelihoods.svg", "roc.svg")
     ]
 
 
-def test_a_model_of_one_layer_shows_how_far_its_likelihoods_fall(run):
-    for path in (run / "scores").iterdir():
-        path.write_text(path.read_text().replace("llr>1", "kl"))
+def test_likelihoods_are_drawn_where_there_is_one_and_their_axis_is_said_to_run_the_other_way(run):
     html = page.write(run).read_text()
-    assert (run / "figures" / "likelihoods.svg").stat().st_size > 1000 and "log-likelihoods of all sets" in html
+    assert html.index("ROC curves") < html.index("the axis runs the other way") < html.index("log-likelihoods of all")
+    for path in (run / "scores").iterdir():
+        path.write_text(path.read_text().replace("l>0", "critic"))
+    (run / "figures" / "likelihoods.svg").unlink()
+    assert "the other way" not in page.write(run).read_text() and not (run / "figures" / "likelihoods.svg").exists()
+
+
+def test_what_the_record_warns_of_stands_above_the_tables_without_folders(run):
+    facts = json.loads((run / "record.json").read_text())
+    (run / "record.json").write_text(json.dumps({**facts, "warnings": ["l>0 of digits <ran> away in /home/me/x"]}))
+    html = page.write(run).read_text()
+    assert html.index("l&gt;0 of digits &lt;ran&gt; away in x") < html.index("<h2>")
 
 
 def test_text_of_the_record_is_text_on_the_page(run):
@@ -174,10 +183,10 @@ def test_means_and_nats_per_dimension_stand_beside_the_papers_and_among_the_metr
 
 
 def test_the_page_of_a_run_with_negatives_speaks_of_its_own_score(run):
-    assert "own score" not in page.write(run).read_text()
+    assert "for contrast" not in page.write(run).read_text()
     (run / "config.yaml").write_text("method: {negatives: generated}\n")
     html = page.write(run).read_text()
-    assert html.index("With generated for contrast") < html.index("<h2>")
+    assert html.index("With generated images for contrast") < html.index("<h2>")
 
 
 @pytest.mark.parametrize(

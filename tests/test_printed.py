@@ -74,6 +74,28 @@ def test_other_methods_name_the_source_of_what_they_quote():
     assert not any(name.startswith("hvae:") for name in lines)
 
 
+def test_a_number_of_another_method_is_listed_once_unless_two_tables_differ():
+    table = printed.elsewhere(negative_sampling(), "fashion_mnist", ["mnist"], "nobody")
+    lines = [tuple(entry.text for entry in line.entries[1:4]) for line in table.lines]
+    plain = [line for line in lines if line[0] == "vae likelihood=bernoulli: l>0"]
+    assert plain == [("vae likelihood=bernoulli: l>0", "negative_sampling, table1, table3, table5", "0.46")]
+    generated = [line[1:] for line in lines if line[0] == "ns_vae likelihood=bernoulli negatives=generated: l>0"]
+    assert generated == [("negative_sampling, table3", "0.70"), ("negative_sampling, table5", "0.76")]
+    assert len(set(lines)) == len(lines)
+
+
+def test_epochs_are_of_the_table_or_the_paper_and_of_what_was_trained_there(tmp_path):
+    assert {item.epochs for item in negative_sampling()} == {"100"}
+    bpvae = printed.read_paper(EXPERIMENTS / "bpvae" / "paper.yaml")
+    assert {(item.quoted, item.epochs) for item in bpvae} == {(True, ""), (False, "200")}
+    hvae = {(item.method, item.epochs) for item in printed.read_paper(PAPER) if item.method in ("hvae", "biva")}
+    assert hvae == {("hvae", "2000"), ("biva", "")}
+    assert paper(tmp_path)[0].epochs == ""
+    path = tmp_path / "paper.yaml"
+    path.write_text("epochs: 7\n" + path.read_text().replace("- cells:", "- epochs: 9\n  cells:"))
+    assert printed.read_paper(path)[0].epochs == "9"
+
+
 def negative_sampling():
     return printed.read_paper(EXPERIMENTS / "negative_sampling" / "paper.yaml")
 

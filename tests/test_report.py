@@ -6,11 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from oodgen import printed, report, tables
-from oodgen.paths import config_dir
 
 ABOUT = {"paper": "negative_sampling", "method": "vae likelihood=bernoulli"}
 
@@ -26,13 +23,14 @@ def make(
     why=None,
     paper=None,
     method="hvae",
+    **said,
 ):
     folder = root / "eval" / experiment / name
     folder.mkdir(parents=True)
     (folder / "state.json").write_text(json.dumps({"state": state, "why": why}))
     (folder / "config.yaml").write_text(f"seed: {seed}\ndata: {{seed: {seed}, root: {root}}}\n{config}")
     if state == "done":
-        record = {"experiment": experiment, "fingerprint": name, "seed": seed, "method": method, "paper": paper}
+        record = {"experiment": experiment, "fingerprint": name, "seed": seed, "method": method, "paper": paper} | said
         (folder / "record.json").write_text(json.dumps(record))
         lines = [",".join(tables.Row._fields)]
         lines += [
@@ -61,6 +59,27 @@ def test_seeds_become_mean_and_deviation(tmp_path, capsys):
     with (tmp_path / "report" / "summary.csv").open() as file:
         (line,) = [r for r in csv.DictReader(file) if r["score"] == "llr>1"]
     assert float(line["value"]) == pytest.approx(0.85) and line["seeds"] == "0 1"
+
+
+def test_warnings_stand_in_the_section_with_their_seed_and_in_a_study_with_the_value(tmp_path, capsys):
+    make(tmp_path, seed=0, warnings=["both", "one"])
+    make(tmp_path, name="bbbbbb", seed=1, warnings=["both"])
+    for samples in (1, 2):
+        make(
+            tmp_path, "study", f"{samples}" * 6, config=bounds(samples), warnings=["far <off>"] if samples == 2 else []
+        )
+    report.main([str(tmp_path)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("- ")]
+    assert lines == ["- both", "- seed 0: one", "- probes.bounds.samples=2: far <off>"]
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert 'class="warn">seed 0: one<' in html and "samples=2: far &lt;off&gt;" in html
+
+
+def test_printed_numbers_stand_in_the_papers_tables_alone(tmp_path, capsys):
+    make(tmp_path, paper="hierarchical_llr")
+    report.main([str(tmp_path)])
+    for text in (capsys.readouterr().out, (tmp_path / "report" / "report.html").read_text()):
+        assert -1 < text.index("Tables of the papers") < text.index("S=250")
 
 
 def test_unfinished_runs_are_counted_named_and_left_out(tmp_path, capsys):
@@ -198,16 +217,6 @@ def test_what_does_not_follow_the_seed_is_an_option_and_so_are_callbacks(tmp_pat
     report.main([str(tmp_path)])
     out = capsys.readouterr().out
     assert "callbacks.ema.decay=0.9" in out and "method.seed=7" in out and "±" not in out
-
-
-def test_two_seeds_of_a_real_config_are_one_experiment(tmp_path, capsys):
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        for seed in (0, 1):
-            made = OmegaConf.to_container(compose("run", ["+experiment=quickstart", f"seed={seed}"]), resolve=True)
-            folder = make(tmp_path, name=f"aaaaa{seed}", seed=seed, auroc=0.8 + 0.1 * seed)
-            (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(made)))
-    report.main([str(tmp_path)])
-    assert "0.850 ± 0.071" in capsys.readouterr().out
 
 
 def test_trainings_are_no_runs_and_smoke_runs_are_called_so(tmp_path, capsys):

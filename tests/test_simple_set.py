@@ -91,10 +91,16 @@ def test_the_rule_is_told_in_a_line_for_each_candidate(call, tmp_path):
     code, out, _ = call("fashion_mnist", "--candidates", "mnist", "gtsrb")
     assert code == 0
     _, mnist, gtsrb, folder = out.splitlines()
-    assert mnist.split()[:4] == ["mnist", "-120.0", "-300.0", "+180.0"] and " qualifies" in mnist
-    assert gtsrb.split()[:4] == ["gtsrb", "-500.0", "-300.0", "-200.0"] and " does not" in gtsrb
+    assert mnist.split()[:4] == ["mnist", "-120.0", "-300.0", "+180.0"] and "  qualifies" in mnist
+    assert gtsrb.split()[:4] == ["gtsrb", "-500.0", "-300.0", "-200.0"] and "  does not" in gtsrb
     assert folder == str(tmp_path / "runs" / "simple_set" / "fashion_mnist")
     assert len(list((tmp_path / "runs" / "simple_set" / "fashion_mnist").iterdir())) == 4
+
+
+def test_a_difference_that_could_be_none_is_undecided(call, monkeypatch):
+    monkeypatch.setitem(BOUNDS, "mnist", BOUNDS["fashion_mnist"] + 1)
+    _, out, _ = call("fashion_mnist", "--candidates", "mnist")
+    assert "  undecided" in out.splitlines()[1]
 
 
 def test_options_of_runs_may_stand_anywhere_and_reach_every_cell(call, launch, tmp_path):
@@ -125,6 +131,12 @@ def test_a_set_without_a_train_split_is_skipped_by_name_and_still_scored(call, l
     assert code == 0 and set(launch.seen) == {"fashion_mnist", "mnist"}
     assert "skipped gtsrb: no train split" in err and "skipped hflip: it has no train split" in err
     assert "qualifies" in out and "+dataset@data.out.hflip=hflip" in launch.seen["mnist"]
+
+
+def test_no_candidate_at_all_is_an_error(call):
+    code, out, err = call("fashion_mnist", "--candidates", "hflip")
+    assert code == 2 and "qualifies" not in out
+    assert err.splitlines()[-1].startswith("oodgen: there is nothing to compare fashion_mnist with, hflip: it has no")
 
 
 def test_a_damaged_set_is_no_absent_one(call, root):

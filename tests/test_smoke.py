@@ -64,8 +64,9 @@ def test_every_experiment_runs(command, tmp_path, monkeypatch, experiment):
     monkeypatch.chdir(tmp_path)
     arguments = [f"+experiment={experiment}", "smoke=true", "data.root=nowhere"]
     for missing in _misses(experiment):
-        Image.new("RGB", (40, 40)).save(tmp_path / "one.png")
-        arguments.append(f"{missing}={tmp_path}")
+        (tmp_path / missing).mkdir()
+        Image.new("RGB", (40, 40)).save(tmp_path / missing / "one.png")
+        arguments.append(f"{missing}={tmp_path / missing}")
     first = command(*arguments)
     assert first.code == 0, first.err
     folders = list((tmp_path / "runs" / "smoke" / "eval").glob("*/*"))
@@ -78,7 +79,9 @@ def test_every_experiment_runs(command, tmp_path, monkeypatch, experiment):
             assert f",{name}," in rows, name
         assert (folder / "report.html").stat().st_size > 10_000
     assert first.out.rstrip().endswith("report.html")
-    assert {path.name for path in tmp_path.iterdir()} <= {"runs", "one.png"}, "a run leaves nothing else behind"
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs", *_misses(experiment)}, (
+        "a run leaves nothing else behind"
+    )
     again = command(*arguments)
     assert again.code == 0 and again.out.splitlines()[-1] == first.out.splitlines()[-1]
     assert again.err.count("found finished") == len(folders)

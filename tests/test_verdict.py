@@ -12,10 +12,13 @@ AUROC = {
 }
 
 
-def cells(auroc=AUROC, controls=None):
+def cells(auroc=AUROC, controls=None, sd=None):
+    seeds = (0,) if sd is None else (0, 1, 2)
+
     def cell(score, out, value, metric):
         nan = float("nan")
-        return tables.Cell("e", "photos", out, score, metric, "full", value, nan, nan, nan, (0,), 10, 10)
+        deviation = nan if sd is None else sd.get((score, out), 0.01)
+        return tables.Cell("e", "photos", out, score, metric, "full", value, deviation, nan, nan, seeds, 10, 10)
 
     found = [cell(s, o, v, "auroc") for s, values in auroc.items() for o, v in values.items()]
     return found + [cell(f"control:{s}", o, v, "separation") for (s, o), v in (controls or {}).items()]
@@ -71,14 +74,28 @@ def test_a_score_that_won_afterwards_repairs_nothing_and_is_called_so():
     assert not any("repair" in sentence or "complexity_png reaches" in sentence for sentence in verdict(cells(VAE)))
 
 
-def test_where_something_was_trained_against_the_bound_is_the_methods_own_score():
+def test_where_something_was_trained_against_the_bound_is_the_score_fixed_beforehand():
     sentences = verdict(cells(VAE), ["letters"])
-    assert "method's own score" in sentences[0] and "with AUROC 0.300" in sentences[0]
+    assert "fixed beforehand" in sentences[0] and "AUROC 0.300 on digits" in sentences[0]
     assert not any("plain likelihood" in sentence for sentence in sentences)
     assert any("no unknown set: letters" in sentence for sentence in sentences)
 
 
 def test_the_first_set_named_is_one_that_was_not_in_training():
-    assert "tells letters from photos with AUROC 0.900." in verdict(cells(VAE), ["digits"])[0]
-    assert "tells digits from photos" in verdict(cells(VAE), ["digits", "letters"])[0]
-    assert "tells digits from photos with AUROC 0.300; over" in verdict(cells(VAE), ["generated"])[0]
+    assert "has AUROC 0.900 on letters against photos." in verdict(cells(VAE), ["digits"])[0]
+    assert "on digits against photos" in verdict(cells(VAE), ["digits", "letters"])[0]
+    assert "AUROC 0.300 on digits against photos; over" in verdict(cells(VAE), ["generated"])[0]
+
+
+def test_means_over_seeds_stand_with_their_deviation():
+    first, second = verdict(cells(sd={}))
+    assert "(AUROC 0.040 ± 0.010)" in first and "llr_ada reaches 0.990 ± 0.010" in first
+    assert "hflip (0.510 ± 0.010)" in second
+    assert "has AUROC 0.300 ± 0.010 on digits" in verdict(cells(VAE, sd={}), ["letters"])[0]
+
+
+def test_seeds_that_disagree_are_not_summed_up_in_silence():
+    words = " ".join(verdict(cells(sd={("l>0", "digits"): 0.2, ("llr_ada", "hflip"): 0.06, ("llr>1", "digits"): 0.3})))
+    assert "The seeds disagree: l>0 on digits (sd 0.200) and llr_ada on hflip (sd 0.060)." in words
+    assert "disagree" not in " ".join(verdict(cells(sd={("l>0", "digits"): 0.05})))
+    assert "disagree" not in " ".join(verdict(cells()))

@@ -12,6 +12,7 @@ from torch import Tensor, nn, uint8
 
 from oodgen import evaluate
 from oodgen.data.module import OODDataModule
+from oodgen.data.rows import Scaling
 from oodgen.errors import UserError
 from oodgen.files import whole
 from oodgen.probes.probe import Probe
@@ -20,16 +21,18 @@ __all__ = ["Calibration", "Conversion", "calibrate", "read", "weights_digest"]
 
 
 class Conversion(NamedTuple):
-    """How an image file becomes what the model was trained on.
+    """How an image file or a row becomes what the model was trained on.
 
     Arguments:
         shape: What the inlier's reader makes of a file, (C, H, W), or (D,) of rows.
         grey, size: The run's preprocessing after that.
+        scaling: That of rows, as it was fitted.
     """
 
     shape: tuple[int, ...]
     grey: bool
     size: tuple[int, int] | None
+    scaling: Scaling | None = None
 
 
 class Calibration(NamedTuple):
@@ -67,7 +70,7 @@ def calibrate(witness: evaluate.Witness, probes: Mapping[str, Probe], data: OODD
         for name, value in evaluate.collect(witness, probes, data.held[part]).items()
     }
     about = {
-        "conversion": Conversion(tuple(data.inlier.shape), data.grey, data.size),
+        "conversion": Conversion(tuple(data.inlier.shape), data.grey, data.size, data.scaling),
         "inlier": data.inlier.name,
         "weights": weights_digest(witness.model),
     }
@@ -89,8 +92,9 @@ def read(folder: Path) -> Calibration:
         with safe_open(path, "pt") as file:
             about = {name: json.loads(value) for name, value in file.metadata().items()}
             evidence = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        shape, grey, size = about["conversion"]
-        conversion = Conversion(tuple(shape), grey, None if size is None else (size[0], size[1]))
+        shape, grey, size, *rest = about["conversion"]  # calibrations older than `scaling` hold three of them
+        scaling = Scaling(*rest[0]) if rest and rest[0] else None
+        conversion = Conversion(tuple(shape), grey, None if size is None else (size[0], size[1]), scaling)
         validation, calibration = (
             {name.removeprefix(f"{part}/"): value for name, value in evidence.items() if name.startswith(f"{part}/")}
             for part in ("validation", "calibration")

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,13 @@ __all__ = ["run"]
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig, folder: Path) -> None:
+def run(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> None:
     """Train (or find trained), score and report one cell.
 
     Arguments:
         config: The composed config.
         folder: The evaluation's directory.
+        overrides: What the command asked for, by which a report tells cells of one experiment apart.
 
     Raises:
         UserError: anything the user can mend; the state of both directories says so too.
@@ -41,12 +42,12 @@ def run(config: DictConfig, folder: Path) -> None:
         parts = assemble(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(parts.config)))
         try:
-            _run(parts, folder)
+            _run(parts, folder, overrides)
         except SafetensorError as error:  # how its library says that the disk is full
             raise UserError(f"cannot write evidence: {error}; free some space and repeat the command") from error
 
 
-def _run(parts: Parts, folder: Path) -> None:
+def _run(parts: Parts, folder: Path, overrides: Sequence[str]) -> None:
     config, data, method, device = parts.config, parts.data, parts.method, parts.device
     fingerprint = record.fingerprint(config)
     root = Path(config["runs"]) / "smoke" if config["smoke"] else Path(config["runs"])
@@ -75,16 +76,16 @@ def _run(parts: Parts, folder: Path) -> None:
             evaluate.check(values[name] | means[name], name)
             log.info("scored %s (%d examples)", name, len(test.x))
         who = (config["name"], fingerprint, config["seed"])
-        rows = evaluate.rows(who, values, int(np.prod(data.shape)), config["oracle"], means, model.likelihood.bin)
+        rows = evaluate.rows(who, values, int(np.prod(data.shape)), config["oracle"], means, model.bin)
         evaluate.write_scores(folder / "scores", values)
         evaluate.write_rows(folder / "results.csv", rows)
         with whole(folder / "reconstructions.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **evaluate.reconstructions(witness, sets))  # type: ignore[arg-type]
         seconds = {"train": cost["seconds"], "evaluate": round(time.perf_counter() - start, 1)}
-        for line in (strange := evaluate.runaway(values)):
+        for line in (warnings := evaluate.runaway(values)):
             log.warning(line)
-        config["notes"] = [*config["notes"], *strange]
-        _write_record(parts, folder, train_dir, sets, cost | {"seconds": seconds})
+        said = {"overrides": list(overrides), "warnings": warnings}
+        _write_record(parts, folder, train_dir, sets, cost | {"seconds": seconds}, said)
         page.write(folder)
         if view is not None:
             board.publish(view, folder)
@@ -137,7 +138,12 @@ def _train(parts: Parts, folder: Path, loggers: list[Any]) -> dict[str, Any]:
 
 
 def _write_record(
-    parts: Parts, folder: Path, train_dir: Path, sets: Mapping[str, TestSet], cost: Mapping[str, Any]
+    parts: Parts,
+    folder: Path,
+    train_dir: Path,
+    sets: Mapping[str, TestSet],
+    cost: Mapping[str, Any],
+    said: Mapping[str, Any],
 ) -> None:
     config, inlier = parts.config, parts.data.inlier.name
     made = record.read_json(train_dir / "provenance.json")
@@ -176,5 +182,6 @@ def _write_record(
             for role, stream in streams
         },
         "model": {"parameters": sum(p.numel() for p in parts.method.model.parameters())},
+        **said,
     }
     write_text(folder / "record.json", json.dumps(content, indent=1))

@@ -6,7 +6,8 @@ likely than the basic set's VAE finds the basic set,
 $$\frac1{|C_s|} \sum_{x \in C_s} \log p_s(x) > \frac1{|C_b|} \sum_{x \in C_b} \log p_b(x) ,$$
 
 where $\log p$ is the VAE's bound and C are training images held out of training (a run's calibration part): no test
-image has a say. The interval of the difference is over images; what another training seed would change is not in it.
+image has a say. Where the interval of the difference holds 0, the rule is undecided. That interval is over images; what
+another training seed would change is not in it.
 
 Source: Ran et al. 2021, section 4 and figure 2.
 """
@@ -45,7 +46,11 @@ class Trained(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What the rule says of a set: means over `n` held-out images, nats, and their difference with a 95 % interval."""
+    """What the rule says of a set: means over `n` held-out images, nats, and their difference with a 95 % interval.
+
+    The verdict is "qualifies" where the whole interval lies above 0, "undecided" where it reaches to both sides of 0,
+    and "does not" otherwise, as of the basic set itself.
+    """
 
     name: str
     n: int
@@ -54,7 +59,7 @@ class Judgement(NamedTuple):
     difference: float
     low: float
     high: float
-    qualifies: bool
+    verdict: str
 
 
 def judge(held: "Mapping[str, NDArray[np.floating]]", basic: str) -> list[Judgement]:
@@ -71,8 +76,9 @@ def judge(held: "Mapping[str, NDArray[np.floating]]", basic: str) -> list[Judgem
     for name, values in held.items():
         difference = means[name] - means[basic]
         half = 0.0 if name == basic else 1.96 * math.sqrt(squares[name] + squares[basic])
-        interval = (difference - half, difference + half)
-        found.append(Judgement(name, len(values), means[name], means[basic], difference, *interval, difference > 0))
+        low, high = difference - half, difference + half
+        verdict = "qualifies" if low > 0 else "undecided" if high > 0 else "does not"
+        found.append(Judgement(name, len(values), means[name], means[basic], difference, low, high, verdict))
     return found
 
 

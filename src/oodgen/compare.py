@@ -2,13 +2,17 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from oodgen import record
+from oodgen import page, record
 from oodgen.errors import UserError
 
-__all__ = ["labels", "main"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["labels", "main", "side_by_side"]
 
 
 def labels(folders: Sequence[Path]) -> dict[str, Path]:
@@ -31,6 +35,43 @@ def labels(folders: Sequence[Path]) -> dict[str, Path]:
     return {label: folder for folder, label in told.items()}
 
 
+def side_by_side(runs: Mapping[str, Path], sets: Sequence[str] = ()) -> "Figure":
+    """What finished runs make of the same images, decoded from all of z.
+
+    Arguments:
+        runs: Label -> an evaluation's folder.
+        sets: Data sets; none given stands for all that every run has.
+
+    Raises:
+        UserError: a run has no reconstructions, or none of a set, or of other images than the others.
+    """
+    import numpy as np
+
+    from oodgen import comparisons
+
+    made = {label: page.images(folder) for label, folder in runs.items()}
+    for label, found in made.items():
+        if not found:
+            raise UserError(f"{runs[label]} holds no reconstructions; give a finished run, runs/eval/<name>/<hash>")
+        for name in sets:
+            if name not in found:
+                raise UserError(f"{runs[label]} has no reconstructions of {name}; it has: {', '.join(found)}")
+    first, *others = made
+    chosen = list(sets) or [name for name in made[first] if all(name in made[label] for label in others)]
+    if not chosen:
+        raise UserError(f"no data set is in all of {', '.join(runs)}; give runs that share one")
+    for name in chosen:
+        for label in others:
+            if not np.array_equal(made[label][name][0], made[first][name][0]):
+                raise UserError(
+                    f"the images of {name} differ between {runs[first]} and {runs[label]}; "
+                    "give runs of the same data, preprocessing and data.limit"
+                )
+    return comparisons.reconstructions(
+        {n: (made[first][n][0], {label: m[n][1] for label, m in made.items()}) for n in chosen}
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -45,9 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out.suffix not in (".png", ".svg"):
             raise UserError(f"{options.out} is neither .png nor .svg; give --out such a name")
         runs = labels(options.runs)
-        from oodgen import comparisons, look
+        from oodgen import look
 
-        print(look.save(comparisons.side_by_side(runs, options.sets), options.out))
+        print(look.save(side_by_side(runs, options.sets), options.out))
     except UserError as error:
         print(f"oodgen: {error}", file=sys.stderr)
         return 2

@@ -3,19 +3,16 @@ of several models makes of the same images.
 """
 
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from oodgen.errors import UserError
 from oodgen.look import BLUE, DASHES, GRID, INK, LOOK, PALETTE, RED, Array, finish, mosaic, panels
 
-__all__ = ["images", "progress", "ratios", "reconstructions", "side_by_side"]
+__all__ = ["progress", "ratios", "reconstructions"]
 
 
 def progress(
@@ -106,53 +103,3 @@ def reconstructions(sets: Mapping[str, tuple[Array, Mapping[str, Array]]]) -> Fi
         lines, words = math.ceil(len(sets) / 2), 0.08 * max(len(label) for _, made in sets.values() for label in made)
         figure.set_size_inches(words + 4.0 * min(2, len(sets)), lines * (4.0 * max(shapes) + 0.35))
         return finish(figure, axes, len(sets))
-
-
-def images(folder: Path) -> dict[str, Array]:
-    """The first examples of each set and what a run made of them, (1 + L, n, C, H, W); empty where none were kept.
-
-    Arguments:
-        folder: An evaluation's folder.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    path = folder / "reconstructions.npz"
-    if not path.is_file():
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {path}: {error}; evaluate this run again") from error
-
-
-def side_by_side(runs: Mapping[str, Path], sets: Sequence[str] = ()) -> Figure:
-    """What finished runs make of the same images, decoded from all of z.
-
-    Arguments:
-        runs: Label -> an evaluation's folder.
-        sets: Data sets; none given stands for all that every run has.
-
-    Raises:
-        UserError: a run has no reconstructions, or none of a set, or of other images than the others.
-    """
-    made = {label: images(folder) for label, folder in runs.items()}
-    for label, found in made.items():
-        if not found:
-            raise UserError(f"{runs[label]} holds no reconstructions; give a finished run, runs/eval/<name>/<hash>")
-        for name in sets:
-            if name not in found:
-                raise UserError(f"{runs[label]} has no reconstructions of {name}; it has: {', '.join(found)}")
-    first, *others = made
-    chosen = list(sets) or [name for name in made[first] if all(name in made[label] for label in others)]
-    if not chosen:
-        raise UserError(f"no data set is in all of {', '.join(runs)}; give runs that share one")
-    for name in chosen:
-        for label in others:
-            if not np.array_equal(made[label][name][0], made[first][name][0]):
-                raise UserError(
-                    f"the images of {name} differ between {runs[first]} and {runs[label]}; "
-                    "give runs of the same data, preprocessing and data.limit"
-                )
-    return reconstructions({n: (made[first][n][0], {label: m[n][1] for label, m in made.items()}) for n in chosen})

@@ -107,12 +107,15 @@ class Detector:
         or in any company; two equal images have the same one.
 
         Arguments:
-            x: uint8 images (N, C, H, W), or float32 rows (N, D); a single example counts as N = 1.
+            x: uint8 images (N, C, H, W), or float32 rows (N, D), which are scaled here as the training rows were; a
+                single example counts as N = 1.
 
         Raises:
             UserError: examples of another type or shape than the model was trained on.
         """
         examples = self._checked(x)
+        if self.conversion.scaling is not None:
+            examples = torch.from_numpy(self.conversion.scaling(examples.cpu().numpy()))
         if not len(examples):
             return torch.empty(0, dtype=torch.float64)
         evidence = self.ask(examples, _content(examples))

@@ -35,18 +35,19 @@ class Bernoulli(Independent):
 
 
 class Gaussian(Independent):
-    r"""Independent Gaussian pixels, a density: its logarithm may be positive.
+    r"""Independent Gaussian pixels, or columns of rows, a density: its logarithm may be positive.
 
     $$\log p(y) = -\sum_i \frac{(y_i - \mu_i)^2}{2 \sigma_i^2} + \log \sigma_i + \tfrac12 \log 2\pi$$
 
     Arguments:
-        mean: $\mu$ in [0, 1], shape (S, B, C, H, W).
+        mean: $\mu$, in [0, 1] with shape (S, B, C, H, W), or any numbers with shape (S, B, D).
         sigma: $\sigma$, a number or a tensor of the same shape.
     """
 
     def __init__(self, mean: Tensor, sigma: Tensor | float) -> None:
         sigma = sigma.float() if isinstance(sigma, Tensor) else sigma
-        super().__init__(distributions.Normal(mean.float(), sigma, validate_args=False), 3, validate_args=False)
+        normal = distributions.Normal(mean.float(), sigma, validate_args=False)
+        super().__init__(normal, mean.ndim - 2, validate_args=False)
 
 
 class QuantisedGaussian(Distribution):
@@ -55,19 +56,20 @@ class QuantisedGaussian(Distribution):
     $$P(y) = \prod_i \Phi\Big(\frac{y_i - \mu_i + h}{\sigma_i}\Big) - \Phi\Big(\frac{y_i - \mu_i - h}{\sigma_i}\Big),
       \qquad h = \frac{1}{510},$$
 
-    where the bins of 0 and 1 are open to their side. Each bin is reflected into the lower tail, where
-    $\Phi(a) = \tfrac12 e^{-a^2/2}\, \mathrm{erfcx}(-a/\sqrt2)$ keeps its mass accurate however deep it lies; a bin much
-    narrower than $\sigma$ takes the series about its centre, because the difference would cancel.
+    where the bins of 0 and 1 are open to their side, unless `open_ends` is false. Each bin is reflected into the lower
+    tail, where $\Phi(a) = \tfrac12 e^{-a^2/2}\, \mathrm{erfcx}(-a/\sqrt2)$ keeps its mass accurate however deep it
+    lies; a bin much narrower than $\sigma$ takes the series about its centre, because the difference would cancel.
 
     Arguments:
         mean: $\mu$ in [0, 1], shape (S, B, C, H, W); also the expected image, up to what the end bins cut off.
         sigma: $\sigma \ge 1/2550$, a number or a tensor of the same shape; erfcx overflows far below that.
+        open_ends: Whether the bins of 0 and 1 reach to infinity. Only then do the masses of the levels sum to one.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(self, mean: Tensor, sigma: Tensor | float) -> None:
-        self.loc = mean.float()
+    def __init__(self, mean: Tensor, sigma: Tensor | float, open_ends: bool = True) -> None:
+        self.loc, self.open_ends = mean.float(), open_ends
         self.sigma = torch.as_tensor(sigma, dtype=torch.float32, device=mean.device)
         super().__init__(mean.shape[:2], mean.shape[2:], validate_args=False)
 
@@ -79,7 +81,7 @@ class QuantisedGaussian(Distribution):
         distance, width = (y - self.loc).abs(), 2 * HALF_BIN / self.sigma
         centre = distance / self.sigma
         high, low = centre - width / 2, centre + width / 2  # the bin is [-low, -high] in units of sigma
-        inner = (y > HALF_BIN) & (y < 1 - HALF_BIN)
+        inner = (y > HALF_BIN) & (y < 1 - HALF_BIN) if self.open_ends else torch.ones_like(y, dtype=torch.bool)
         rest = torch.where(inner, (-width * centre).exp() * torch.special.erfcx(low / math.sqrt(2)), 0.0)
         # the floor only keeps the gradient of the branch that `where` discards finite
         mass = (torch.special.erfcx(high / math.sqrt(2)) - rest).clamp_min(1e-30)

@@ -5,6 +5,7 @@ import hashlib
 import io
 import logging
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -61,15 +62,12 @@ def collect(witness: Witness, probes: Mapping[str, Probe], test: TestSet) -> dic
     # of the pixels themselves: what a transformation made is not named by the file it was made from
     pixels = hashlib.sha256(np.ascontiguousarray(test.x).data).hexdigest()
     for name, probe in probes.items():
-        key: dict[str, Any] = {
-            "probe": f"{type(probe).__module__}.{probe!r}",
-            "set": [test.name, pixels],
-            "code": _code(),
-        }
-        folder = witness.shared
+        key: dict[str, Any] = {"probe": f"{type(probe).__module__}.{probe!r}", "set": [test.name, pixels]}
+        folder, asked = witness.shared, [type(probe)]
         if probe.needs is not object:
-            folder = witness.folder
+            folder, asked = witness.folder, [type(probe), *map(type, witness.model.modules())]  # type: ignore[list-item]
             key |= {"weights": witness.weights, "seed": witness.seed, "precision": witness.device.precision}
+        key["code"] = code_of(frozenset(kind.__module__ for kind in asked))
         path = folder / f"{name}-{test.name}-{digest(key)}.safetensors"
         found = _read(path) if path.is_file() else None
         if found is None:
@@ -81,12 +79,19 @@ def collect(witness: Witness, probes: Mapping[str, Probe], test: TestSet) -> dic
 
 
 @cache
-def _code() -> str:
-    """A digest of the sources that decide what a model answers: after a mend of them, old evidence is not believed."""
-    package = Path(__file__).parent
-    files = sorted([*package.glob("models/*.py"), *package.glob("probes/*.py")])
-    files += [package / f"{name}.py" for name in ("nets", "distributions", "noise")]
-    return digest([path.read_text(encoding="utf-8") for path in files])
+def code_of(modules: frozenset[str]) -> str:
+    """A digest of modules of ours and of all of ours that they import: after a mend, old evidence is not believed."""
+    found: dict[str, bytes] = {}
+    todo = list(modules)
+    while todo:
+        name = todo.pop()
+        if not name.startswith("oodgen.") or name in found:
+            continue
+        module = sys.modules[name]
+        found[name] = Path(str(module.__file__)).read_bytes()
+        # a class or function names its module, and a module itself
+        todo += [str(getattr(v, "__module__", None) or getattr(v, "__name__", "")) for v in vars(module).values()]
+    return digest({name: hashlib.sha256(content).hexdigest() for name, content in found.items()})
 
 
 @torch.inference_mode()
@@ -136,10 +141,18 @@ def score(scores: Mapping[str, Score], evidence: Evidence) -> dict[str, np.ndarr
 
 
 def check(scores: Mapping[str, np.ndarray], out: str) -> None:
-    """Raise Diverged if a score of the set `out` is not a number: no metric would mean anything. (Infinity is one.)"""
+    """Raise Diverged if a score of the set `out` is not a number, or infinite for all of its examples."""
     for name, values in scores.items():
         if missing := int(np.isnan(values).sum()):
-            raise Diverged(f"{name} is not a number for {missing} of the {len(values)} examples of {out}")
+            raise Diverged(
+                f"{name} is not a number for {missing} of the {len(values)} examples of {out}; score an earlier "
+                "checkpoint (checkpoint=best), or train with a smaller learning rate"
+            )
+        if np.isinf(values).all():
+            raise Diverged(
+                f"{name} is infinite for all {len(values)} examples of {out}; score an earlier checkpoint "
+                "(checkpoint=best), or train with a smaller learning rate"
+            )
 
 
 def runaway(scores: Mapping[str, Mapping[str, np.ndarray]], width: float = 1e3) -> list[str]:
@@ -152,7 +165,7 @@ def runaway(scores: Mapping[str, Mapping[str, np.ndarray]], width: float = 1e3) 
     for out, columns in scores.items():
         for name, values in columns.items():
             mean, median = abs(float(values.mean())), abs(float(np.median(values)))
-            if name.startswith("l>") and mean > width * median:
+            if name.startswith("l>") and (math.isinf(mean) or mean > width * median):
                 found.append(
                     f"{name} of {out} has run away: its mean is {values.mean():.3g} nats, its median "
                     f"{np.median(values):.3g}; ranks stand, means of it say nothing."
@@ -166,12 +179,14 @@ def rows(
     pixels: int,
     oracle: Mapping[str, Sequence[str]],
     means: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-    width: float = 1.0,
+    width: float | None = 1.0,
 ) -> list[Row]:
     r"""All metrics of all scores: on full sets, on balanced ones, and with hindsight; and the means of each set.
 
-    The mean bound of a set stands as `nats` for an example, `bpd` in bits per dimension, $-\mathcal L / (D \ln 2)$, and
-    `nats_dim` in nats per dimension as a density of pixels on [0, 1], $-\mathcal L / D + \ln w$ for bins of width w.
+    The mean bound of a set stands as `nats` for an example; as `nats_dim` in nats per dimension, as a density of pixels
+    on [0, 1]; and as `bpd` in bits per dimension, as a mass of pixels on 256 levels:
+    $-\mathcal L / D + \ln w$ and $-\mathcal L / (D \ln 2)$ for a mass of bins of width w,
+    $-\mathcal L / D$ and $(-\mathcal L / D + \ln 255) / \ln 2$ for a density.
 
     Arguments:
         who: Experiment, fingerprint and seed.
@@ -179,7 +194,7 @@ def rows(
         pixels: D, the dimensions of an example.
         oracle: Names of scores that are chosen among others by their AUROC on the very out set.
         means: Of each set, the values of what is only averaged.
-        width: w, the likelihood's `bin`.
+        width: w, the likelihood's `bin`; None for a density.
     """
     inlier, *outs = scores
     found: list[Row] = []
@@ -187,9 +202,9 @@ def rows(
         bounds = {name: values for name, values in scores[out].items() if name.startswith("l>")}
         averages = []
         for name, values in bounds.items():
-            nats = -values.mean()
-            averages += [(name, "nats", nats), (name, "bpd", -nats / pixels / np.log(2))]
-            averages.append((name, "nats_dim", -nats / pixels + math.log(width)))
+            nats = values.mean() / pixels
+            density, mass = (nats, nats + math.log(255)) if width is None else (nats + math.log(width), nats)
+            averages += [(name, "nats", -values.mean()), (name, "nats_dim", density), (name, "bpd", mass / math.log(2))]
         averages += [(name, "mean", values.mean()) for name, values in (means or {}).get(out, {}).items()]
         n = len(next(iter(scores[out].values())))
         for name, metric, value in averages:
@@ -257,9 +272,12 @@ def write_scores(folder: Path, scores: Mapping[str, Mapping[str, np.ndarray]]) -
 
 @torch.inference_mode()
 def reconstructions(witness: Witness, sets: Mapping[str, TestSet], count: int = 8) -> dict[str, np.ndarray]:
-    """The first examples of each set and what the model makes of its z_{>k}, k = 0..L-1: uint8 (1 + L, n, C, H, W)."""
+    """The first examples of each set and what the model makes of its z_{>k}, k = 0..L-1: uint8 (1 + L, n, C, H, W).
+
+    Nothing of rows, or of a model without latent variables.
+    """
     model = witness.model
-    if not isinstance(model, Hierarchy):
+    if not isinstance(model, Hierarchy) or any(test.x.ndim != 4 for test in sets.values()):
         return {}
     pictures = {}
     for name, test in sets.items():

@@ -15,8 +15,13 @@ __all__ = ["curves", "densities", "likelihoods", "reconstructions", "roc", "roc_
 
 
 def _finite(values: Array) -> Array:
-    values = np.asarray(values, dtype=np.float64).ravel()
+    values = _ranked(values)
     return values[np.isfinite(values)]
+
+
+def _ranked(values: Array) -> Array:
+    values = np.asarray(values, dtype=np.float64).ravel()
+    return values[~np.isnan(values)]
 
 
 def roc_points(inlier: Array, out: Array, points: int = 300) -> tuple[Array, Array]:
@@ -50,10 +55,10 @@ def roc(scores: Mapping[str, Mapping[str, Array]], inlier: str) -> Figure:
         for axis, (score, sets) in zip(axes, scores.items(), strict=False):
             axis.plot([0, 1], [0, 1], color="#c4c8ce", linewidth=0.8, zorder=0)
             for name, values in sets.items():
-                if name != inlier and len(_finite(values)):
+                if name != inlier and len(_ranked(values)):
                     colour, dash = style(name)
                     axis.plot(
-                        *roc_points(_finite(sets[inlier]), _finite(values)), color=colour, linestyle=dash, label=name
+                        *roc_points(_ranked(sets[inlier]), _ranked(values)), color=colour, linestyle=dash, label=name
                     )
             axis.set(title=score, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), box_aspect=1)
             axis.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], xlabel="false positive rate")

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from oodgen import record, tables
+from oodgen import places, record, tables
 from oodgen.errors import UserError
+from oodgen.settings import asked
 
 __all__ = [
     "Experiment",
@@ -22,11 +23,14 @@ __all__ = [
     "extent",
     "read_config",
     "sampling",
+    "warnings",
 ]
 
 # Options that may differ between two runs of one experiment without making them different experiments: each is named by
 # its place in the config and stands for all below it. What follows `seed` is found by its value.
 INCIDENTAL = ("seed", "logger", "runs", "retrain", "notes", "data.root", "device.threads")
+# Where and how fast, which shows in the last digits at most; precision shows in more.
+MACHINE = ("device.accelerator", "device.channels_last", "device.compile")
 UNSET = "unset"
 
 
@@ -68,7 +72,7 @@ class Experiment(NamedTuple):
         name: Its title, which also stands in the column `experiment`.
         key: The option that a study sweeps; "" where there is none.
         runs: Value of the key -> its runs, in the order of the values; "" -> all runs, where nothing is swept.
-        label: What sets it apart from others of the same experiment, where several options differ.
+        label: What sets it apart from the shipped experiment, as far as the commands are known, and from others here.
     """
 
     name: str
@@ -166,11 +170,25 @@ def sampling(config: Mapping[str, str]) -> str:
 
 
 def contrast(config: Mapping[str, str]) -> list[str]:
-    """What a run was trained against: its negative and auxiliary sets, or where its negatives came from."""
-    chosen = re.compile(r"data\.(?:auxiliary\.[^.]+|negative)\._target_")
-    sets = [value.rpartition(".")[2] for key, value in config.items() if chosen.fullmatch(key)]
-    made = config.get("method.negatives", "None")
-    return sets + ([] if made in ("None", "dataset") else ["uniform_noise" if made == "uniform" else made])
+    """What a run was trained against: its negative and auxiliary sets, or where its negatives came from.
+
+    A set that is an out set too has its name there, so that nobody takes it for an unknown one.
+    """
+    sets: dict[str, dict[str, str]] = {}
+    for key, value in config.items():
+        if found := re.fullmatch(r"(data\.(?:out\.[^.]+|auxiliary\.[^.]+|negative))\.(.+)", key):
+            sets.setdefault(found[1], {})[found[2]] = value
+    outs = {name.removeprefix("data.out."): about for name, about in sets.items() if name.startswith("data.out.")}
+    against = []
+    for name, about in sets.items():
+        if not name.startswith("data.out.") and "_target_" in about:
+            same = (out for out, other in outs.items() if other == about)
+            # a set made of another, such as an inverted one, holds that one below it
+            layers = [value.rpartition(".")[2] for key, value in about.items() if key.endswith("_target_")]
+            against.append(next(same, "_".join(reversed(layers))))
+    made = {"uniform": "uniform_noise", "noisy": "noisy training images", "generated": "generated images"}
+    source = config.get("method.negatives", "None")
+    return against + ([made[source]] if source in made else [])
 
 
 def extent(config: Mapping[str, str], cells: Sequence[tables.Cell]) -> str:
@@ -182,12 +200,28 @@ def extent(config: Mapping[str, str], cells: Sequence[tables.Cell]) -> str:
     return f"test sets{of}" if of else "whole test sets"
 
 
+def warnings(runs: Sequence[Run]) -> list[str]:
+    """What runs that differ in their seed warn of, each sentence once, with its seeds where not all of them say so."""
+    said: dict[str, list[int]] = {}
+    for run in runs:
+        for sentence in dict.fromkeys(run.record.get("warnings") or ()):
+            said.setdefault(places.bare(sentence), []).append(run.record["seed"])
+    found = []
+    for sentence, seeds in said.items():
+        who = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}: "
+        found.append(sentence if len(seeds) == len(runs) else who + sentence)
+    return found
+
+
 def experiments(runs: Sequence[Run]) -> list[Experiment]:
-    """Runs grouped by experiment: a study if one option differs, a group for each variant if several do."""
+    """Runs grouped by experiment: a study if one option differs, a group for each variant if several do.
+
+    A title names what the commands asked for, so that a changed option shows even in a run that stands alone.
+    """
     groups: dict[str, list[Run]] = {}
     for run in runs:
         smoke = " (smoke: random images)" if run.config.get("smoke") == "True" else ""
-        groups.setdefault(run.record["experiment"] + smoke, []).append(run)
+        groups.setdefault(str(run.record["experiment"]) + smoke, []).append(run)
     found = []
     for name, group in groups.items():
         keys = _differing(group)
@@ -197,7 +231,8 @@ def experiments(runs: Sequence[Run]) -> list[Experiment]:
             for setting in sorted(settings, key=tables.natural)
         }
         if study and not any(_twice(members) for members in study.values()):
-            found.append(Experiment(name, keys[0], study))
+            common = ", ".join(asked(run.record for run in group if run.rows) or ())
+            found.append(Experiment(f"{name} ({common})" if common else name, keys[0], study, common))
             continue
         for label, members in _variants(group, keys).items():
             found.append(Experiment(f"{name} ({label})" if label else name, "", {"": members}, label))
@@ -205,11 +240,18 @@ def experiments(runs: Sequence[Run]) -> list[Experiment]:
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:
+    """The options in which runs differ; how it was computed is one only where nothing else tells two runs apart."""
+    keys = _options(runs, (*INCIDENTAL, *MACHINE))
+    told = {(run.record["seed"], *(run.config.get(key, UNSET) for key in keys)) for run in runs}
+    return keys if len(told) == len(runs) else _options(runs, INCIDENTAL)
+
+
+def _options(runs: Sequence[Run], incidental: Sequence[str]) -> list[str]:
     """The options in which runs differ; of several with the same value in every run only the config's first.
 
     Those others are interpolations of it, or parts of the config that repeat each other.
     """
-    ignored = tuple(f"{key}." for key in INCIDENTAL)
+    ignored = tuple(f"{key}." for key in incidental)
     keys = [
         key for key in dict.fromkeys(key for run in runs for key in run.config) if not f"{key}.".startswith(ignored)
     ]
@@ -222,18 +264,22 @@ def _differing(runs: Sequence[Run]) -> list[str]:
 
 
 def _variants(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, list[Run]]:
-    """Runs by the options that differ, as far as a run has them; the same seed twice is told apart by the folder."""
-    variants: dict[str, list[Run]] = {}
+    """Runs by what their commands asked for, and by the options that differ, as far as a run has them, where no command
+    is known or two asked for the same; the same seed twice is told apart by the folder."""
+    variants: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        label = ", ".join(f"{key}={run.config[key]}" for key in sorted(keys) if key in run.config)
+        label = tuple(f"{key}={run.config[key]}" for key in sorted(keys) if key in run.config)
         variants.setdefault(label, []).append(run)
+    wanted = {label: asked(run.record for run in group if run.rows) for label, group in variants.items()}
+    often = Counter(wanted.values())
     named: dict[str, list[Run]] = {}
     for label, members in variants.items():
+        words = wanted[label]
+        if words is None or often[words] > 1:
+            words = tuple(dict.fromkeys((*(words or ()), *label)))
         twice = _twice(members)
         for run in members:
-            parts = [label] if label else []
-            if run.record["seed"] in twice:
-                parts.append(run.folder.name)
+            parts = [*words, run.folder.name] if run.record["seed"] in twice else words
             named.setdefault(", ".join(parts), []).append(run)
     return named
 

@@ -8,11 +8,13 @@ inliers positive, over whole sets, stands beside it too.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from oodgen.groups import Experiment, Run
+from oodgen.groups import Experiment, Run, sampling, warnings
 from oodgen.printed import Printed, Printout, as_entry, several
+from oodgen.settings import asked
 from oodgen.tables import Cell, Entry, Line, Table, aggregate, entry, gloss, heading, natural
 
 __all__ = ["Answer", "Sheet", "answers", "sheet"]
@@ -24,12 +26,15 @@ class Answer(NamedTuple):
     """What one experiment says in one setting.
 
     Arguments:
-        label: What sets it apart from others of the same experiment, in words.
+        label: What its commands asked for; where they are not known, what sets it apart from others of the experiment.
         paper: The paper it was made after; "" for none.
         cells: Means over the seeds that finished.
         seeds: How many finished.
         diverged: How many did not, because they diverged.
         epochs: The training budget, in words.
+        images: What was made of the images before training, in words; "" for nothing.
+        sampling: How many samples its bounds took, in words.
+        warnings: Of its records.
     """
 
     name: str
@@ -41,6 +46,9 @@ class Answer(NamedTuple):
     seeds: int
     diverged: int
     epochs: str
+    images: str = ""
+    sampling: str = ""
+    warnings: Sequence[str] = ()
 
 
 class Sheet(NamedTuple):
@@ -69,21 +77,42 @@ def answers(found: Sequence[Experiment]) -> list[Answer]:
     Arguments:
         found: Experiments, with diverged runs as members without rows.
     """
-    made = []
+    made: list[tuple[Answer, str]] = []
     for group in found:
         for setting, runs in group.runs.items():
             if any(run.config.get("smoke") == "True" for run in runs):
                 continue
             first, finished = runs[0], [run for run in runs if run.rows]
-            label = f"{group.key}={setting}" if group.key else group.label
+            known, apart = asked(run.record for run in finished), f"{group.key}={setting}" if group.key else group.label
+            label = apart if known is None else ", ".join(known)
             limit = first.config.get("data.limit", "None")
             if limit != "None" and "data.limit" not in label:
                 label = ", ".join(filter(None, (label, f"data.limit={limit}")))
             facts = (first.record.get("paper") or "", first.record["method"] or "", first.inlier)
             cells = aggregate(row for run in finished for row in run.rows)
             counts = (len(finished), len(runs) - len(finished))
-            made.append(Answer(first.record["experiment"], label, *facts, cells, *counts, _epochs(finished)))
-    return made
+            words = (_epochs(finished), _images(first.config), sampling(first.config))
+            who = (first.record["experiment"], label, *facts)
+            made.append((Answer(*who, cells, *counts, *words, warnings(finished)), apart))
+    often = Counter(_line(answer) for answer, _ in made)
+    # what no command asked for may differ all the same, as in runs of two versions of an experiment
+    return [
+        answer._replace(label=", ".join(filter(None, (answer.label, apart))))
+        if often[_line(answer)] > 1 and apart not in answer.label
+        else answer
+        for answer, apart in made
+    ]
+
+
+def _line(answer: Answer) -> tuple[str, ...]:
+    """What a line says of a setting; two that say the same could not be told apart."""
+    return answer.name, answer.method, answer.inlier, answer.label, answer.epochs
+
+
+def _images(config: Mapping[str, str]) -> str:
+    if config.get("data.grey") != "True":
+        return ""
+    return f"grey {' × '.join(re.findall(r'[0-9]+', config.get('data.size', '')))}".strip()
 
 
 def _epochs(runs: Sequence[Run]) -> str:
@@ -102,31 +131,35 @@ def sheet(printout: Printout, given: Sequence[Answer]) -> Sheet | None:
     ours = {metric: [metric] for metric in metrics}
     if low := any(item.metric == "auprc" and item.value < FLOOR for item in printout.items):
         ours["auprc"].append("auprc_in")
-    lines, answered = [], False
+    lines: list[Line] = []
+    used: dict[str, Answer] = {}
     for key, row in sorted(asked.items(), key=lambda pair: pair[0].quoted):
         found = [
             a for a in given if a.paper in (printout.paper, "") and (a.method, a.inlier) == (key.method, key.inlier)
         ]
         found = [] if key.quoted else sorted(found, key=lambda a: (a.name, natural(a.label)))
-        answered = answered or bool(found)
         several_names = len({answer.name for answer in found}) > 1
         nobody: list[Answer | None] = [None]
         for answer in found or nobody:
             setting = "" if answer is None else answer.label
             if answer is not None and several_names:
                 setting = f"{answer.name}, {setting}" if setting else answer.name
+            if answer is not None:
+                used[", ".join(filter(None, (_short(key.method), f"trained on {key.inlier}", setting)))] = answer
             for score in _variants(key.score, answer):
                 words = (Entry(_short(key.method), hint=key.method), *map(Entry, (key.inlier, key.out)))
                 words = (*words, Entry(score, gloss(score)), Entry(setting))
                 numbers = _numbers(row, ours, answer, key._replace(score=score))
                 lines.append(Line("quoted" if key.quoted else "score", (*words, *numbers)))
-    if not answered:
+    if not used:
         return None
     head = ["method", "in", "out", "score", "setting"]
     for metric in metrics:
         head += [f"{heading(metric)} paper", *(f"{heading(name)} ours" for name in ours[metric])]
     inliers = list(dict.fromkeys(key.inlier for key in asked))
-    before = f"Trained on {inliers[0]}." if len(inliers) == 1 else ""
+    images = {answer.images for answer in used.values()}
+    of = ", ".join(filter(None, (inliers[0], *(images if len(images) == 1 else ()))))
+    before = f"Trained on {of}." if len(inliers) == 1 else ""
     # columns of words that say the same, or nothing, in every line
     idle = [i for i in (3, 4) if not any(line.entries[i].text for line in lines)] + ([1] if before else [])
     keep = [i for i in range(len(head) + 2) if i not in idle]
@@ -135,7 +168,18 @@ def sheet(printout: Printout, given: Sequence[Answer]) -> Sheet | None:
         tuple(Line(line.kind, tuple(line.entries[i] for i in keep)) for line in lines),
         labels=5 - len(idle),
     )
-    return Sheet(f"{printout.paper}, {printout.id}", printout.caption, before, table, _after(printout, low))
+    warned = [f"{who}: {sentence}" for who, answer in used.items() for sentence in answer.warnings]
+    ran = f"Ours: {', '.join(dict.fromkeys(answer.name for answer in used.values()))}."
+    after = [*warned, ran, *_sampled(printout, list(used.values())), *_after(printout, low)]
+    return Sheet(f"{printout.paper}, {printout.id}", printout.caption, before, table, after)
+
+
+def _sampled(printout: Printout, used: Sequence[Answer]) -> list[str]:
+    """Whose sample counts stand in a table, and how many samples ours took."""
+    if not any(item.samples and not item.quoted for item in printout.items):
+        return []
+    ours = " or ".join(dict.fromkeys(answer.sampling for answer in used if answer.sampling))
+    return [f"S: the paper's importance samples{f'; ours took {ours}' if ours else ''}."]
 
 
 def _variants(score: str, answer: Answer | None) -> list[str]:
@@ -170,7 +214,9 @@ def _numbers(
         return [*entries, Entry(""), Entry("")]
     total = answer.seeds + answer.diverged
     seeds = f"{answer.seeds} ({answer.diverged} of {total} diverged)" if answer.diverged else str(answer.seeds)
-    return [*entries, Entry(seeds), Entry(answer.epochs)]
+    theirs = next((item.epochs for items in row.values() for item in items if item.epochs), "")
+    epochs = f"{answer.epochs} of {theirs}" if answer.epochs and theirs else answer.epochs
+    return [*entries, Entry(seeds), Entry(epochs)]
 
 
 def _after(printout: Printout, low: bool) -> list[str]:

@@ -41,7 +41,7 @@ def auroc(inlier: Scores, out: Scores) -> float:
         out: Scores of out-of-distribution examples, shape (M,).
 
     Raises:
-        UserError: a set is empty or holds a score that is not finite. So do all metrics here.
+        UserError: a set is empty or holds a score that is not a number (infinity is one). So do all metrics here.
     """
     return _apply(_auroc, inlier, out)
 
@@ -128,20 +128,20 @@ def _roc(inlier: NDArray[np.intp], out: NDArray[np.intp]) -> _Roc:
 
 
 def _ranked(inlier: Scores, out: Scores) -> _Ranked:
-    inside, outside = _finite(inlier, "inlier"), _finite(out, "out")
+    inside, outside = _numbers(inlier, "inlier"), _numbers(out, "out")
     values, place = np.unique(-np.concatenate([inside, outside]), return_inverse=True)
     return _Ranked(place[: inside.size], place[inside.size :], values.size)
 
 
-def _finite(scores: Scores, name: str) -> NDArray[np.float64]:
+def _numbers(scores: Scores, name: str) -> NDArray[np.float64]:
     array = torch.as_tensor(scores, dtype=torch.float64).detach().cpu().numpy().ravel()
     if not array.size:
         raise UserError(f"there are no {name} scores: check that the data set and its split are not empty")
-    if bad := int((~np.isfinite(array)).sum()):
-        nan = int(np.isnan(array).sum())
+    # an infinite score has its rank, as that of an example whose likelihood is zero
+    if bad := int(np.isnan(array).sum()):
         raise UserError(
-            f"{bad} of {array.size} {name} scores are not finite ({nan} NaN, {bad - nan} infinite): the model has "
-            "probably diverged or a likelihood overflowed; look at its training loss, or score in float32"
+            f"{bad} of {array.size} {name} scores are not a number: the model has probably diverged or a likelihood "
+            "overflowed; look at its training loss, or score in float32"
         )
     return array
 

@@ -4,6 +4,8 @@ import base64
 import csv
 import math
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,14 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-__all__ = ["Picture", "render", "show", "write"]
+__all__ = ["Picture", "images", "render", "show", "write"]
 
 METRICS = {
     "auprc": "AUPRC, OOD positive",
     "auprc_in": "AUPRC, inlier positive",
     "fpr80": "False positives at 80 % true positives (lower is better)",
     "fpr95": "False positives at 95 % true positives (lower is better)",
-    "bpd": "Mean bound, bits per dimension (the score's L, not its negative)",
+    "bpd": "Mean negative bound, bits per dimension, of the likelihood as it is, a mass or a density (lower is better)",
     "nats": "Mean bound, nats",
     "nats_dim": "Mean negative bound, nats per dimension, as a density of pixels on [0, 1] (lower is better)",
     "mean": "Means over each set: reconstruction",
@@ -80,6 +82,31 @@ def _columns(path: Path) -> "dict[str, NDArray[Any]]":
         raise UserError(f"cannot read {path}: {error}; evaluate this run again") from error
 
 
+def images(folder: Path) -> "dict[str, NDArray[Any]]":
+    """The first examples of each set and what a run made of them, (1 + L, n, C, H, W); empty where none were kept.
+
+    Arguments:
+        folder: An evaluation's folder.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    import numpy as np
+
+    path = folder / "reconstructions.npz"
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive}
+    except (OSError, ValueError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot read {path}: {error}; evaluate this run again") from error
+    for name, pictures in found.items():
+        if pictures.ndim != 5 or len(pictures) < 2:
+            raise UserError(f"{path} holds {name} of shape {pictures.shape}, no pictures; evaluate this run again")
+    return found
+
+
 def _panels(scores: Sequence[str]) -> list[str]:
     """The four scores worth a panel, chosen by name: plain likelihood, the ratios, the adaptive one."""
     honest = [s for s in scores if not s.startswith("control:")]
@@ -101,7 +128,7 @@ def _embed(path: Path, words: str = "") -> Picture:
 
 
 def _pictures(eval_dir: Path, facts: Mapping[str, Any], inlier: str) -> dict[str, list[Picture]]:
-    from oodgen import comparisons, figures
+    from oodgen import figures
 
     folder = eval_dir / "figures"
     sets = {
@@ -117,11 +144,11 @@ def _pictures(eval_dir: Path, facts: Mapping[str, Any], inlier: str) -> dict[str
             show(figures.densities(chosen, inlier), folder / "densities.svg", "densities of four scores"),
             show(figures.roc(chosen, inlier), folder / "roc.svg", "ROC curves of the same scores"),
         ]
-        if {"l>0", "kl"} <= sets[inlier].keys():  # one layer: the bound itself is the score, and how far it falls tells
+        if "l>0" in sets[inlier]:
             bounds = {name: -columns["l>0"] for name, columns in sets.items() if "l>0" in columns}
             path, words = folder / "likelihoods.svg", "log-likelihoods of all sets, far ones included"
             shown["scores"].append(show(figures.likelihoods(bounds, inlier), path, words))
-    grids = comparisons.images(eval_dir)
+    grids = images(eval_dir)
     for name in dict.fromkeys((inlier, *facts["datasets"])):
         if name in grids:
             title = f"{name} (in)" if name == inlier else name

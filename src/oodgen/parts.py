@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from oodgen.data.module import OODDataModule
 from oodgen.device import Device
 from oodgen.errors import UserError
+from oodgen.values import check_values
 
 __all__ = ["Parts", "assemble", "build", "check_targets"]
 
@@ -56,17 +57,22 @@ def assemble(config: dict[str, Any]) -> Parts:
     unknown = sorted(set(config) - set(KEYS))
     if unknown:
         raise UserError(f"unknown option {unknown[0]!r}; there are: {', '.join(KEYS)}")
+    for group in ("probes", "scores", "controls", "means", "callbacks", "logger"):
+        for name in (name for name, part in config[group].items() if part is None):
+            raise UserError(f"{group}.{name}=null names nothing; leave it out with ~{group}.{name}")
+    config = {**config, "name": str(config["name"])}  # name=1 is a number to Hydra
     if config["smoke"]:
         config = _smoke(config)
     for missing in sorted(OmegaConf.missing_keys(OmegaConf.create(config))):
         raise UserError(f"{missing} is not set; give it as {missing}=VALUE")
     check_targets(config)
+    check_values(config)
     _known(inspect.signature(pl.Trainer).parameters, "trainer", config["trainer"])
     device = Device(**_known(Device.__dataclass_fields__, "device", config["device"])).resolved()
     torch.set_num_threads(device.threads or 1)
     config["device"]["precision"] = device.precision
     data = build(config["data"], "data")
-    pl.seed_everything(config["seed"], verbose=False)
+    pl.seed_everything(_checked_seed(config["seed"]), verbose=False)
     method = build(config["method"], "method")
     probes = {name: build(probe, f"probes.{name}") for name, probe in config["probes"].items()}
     for name, probe in probes.items():
@@ -82,6 +88,12 @@ def assemble(config: dict[str, Any]) -> Parts:
     }
     means = {name: build(mean, f"means.{name}") for name, mean in config["means"].items()}
     return Parts(config, data, method, probes, scores, means, device)
+
+
+def _checked_seed(seed: Any) -> int:
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed} is not a whole number from 0 to {2**32 - 1}")
+    return seed
 
 
 def _misfit(shape: tuple[int, ...], data: OODDataModule, shaped: bool) -> str:

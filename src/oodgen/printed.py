@@ -38,7 +38,11 @@ AVERAGED = ("mse", "psnr", "ssim")
 
 
 class Printed(NamedTuple):
-    """One number printed in a paper. `quoted` means that its authors copied it: never comparable as their own."""
+    """One number printed in a paper.
+
+    `quoted` means that its authors copied it: never comparable as their own. `epochs` is how long they trained what
+    they ran, where their text says so: `epochs` of the table or else of the file, one number or one for each method.
+    """
 
     paper: str
     table: str
@@ -54,6 +58,7 @@ class Printed(NamedTuple):
     source: str
     decimals: int
     note: str
+    epochs: str
 
 
 class Printout(NamedTuple):
@@ -100,7 +105,7 @@ def read_tables(path: Path) -> list[Printout]:
             units: dict[str, None] = {}
             for cell in table["cells"]:
                 unit = table.get("unit_by_metric", {}).get(cell["metric"], table["unit"])
-                item = _item(paper["slug"], table, cell, unit)
+                item = _item(paper["slug"], table, cell, unit, table.get("epochs", paper.get("epochs")))
                 items.append(item)
                 if unit not in ("fraction", "percent"):
                     name = heading(item.score if item.metric == "mean" else item.metric)
@@ -114,7 +119,7 @@ def read_tables(path: Path) -> list[Printout]:
         raise UserError(f"{path} is not a paper's table of numbers ({type(error).__name__}: {reason})") from error
 
 
-def _item(paper: str, table: Mapping[str, Any], cell: Mapping[str, Any], unit: str) -> Printed:
+def _item(paper: str, table: Mapping[str, Any], cell: Mapping[str, Any], unit: str, trained: Any) -> Printed:
     """A transcribed cell under our names, by the rule at the head of this file."""
     inlier, out, score, metric = cell["in"], cell["out"], cell["score"] or "", cell["metric"]
     score = "l>0" if score in ("log_p", "bpd") else score
@@ -135,7 +140,9 @@ def _item(paper: str, table: Mapping[str, Any], cell: Mapping[str, Any], unit: s
     samples = "" if cell.get("samples") is None else str(cell["samples"])
     names = (paper, table["id"], inlier, out, method, score, metric, samples)
     quoted, origin = cell["role"] == "quoted", (str(cell["source"]), places + (2 if scale == 100 else 0))
-    return Printed(*names, value / scale, std / scale, quoted, *origin, cell.get("note") or "")
+    trained = trained.get(cell["method"]) if isinstance(trained, dict) else trained
+    epochs = "" if quoted or trained is None else f"{int(trained)}"
+    return Printed(*names, value / scale, std / scale, quoted, *origin, cell.get("note") or "", epochs)
 
 
 def lookup(printed: Iterable[Printed], cell: Cell, method: str) -> list[Printed]:
@@ -198,16 +205,37 @@ def beside(cells: Sequence[Cell], printed: Sequence[Printed], method: str) -> Ta
 
 
 def elsewhere(printed: Sequence[Printed], inlier: str, outs: Sequence[str], method: str) -> Table:
-    """What the papers print for the same pairs and other methods; quoted numbers say from where."""
+    """What the papers print for the same pairs and other methods; quoted numbers say from where.
+
+    What several tables print alike stands in one line, which names them all.
+    """
     metrics = ("auroc", "auprc", "fpr80")
-    found: dict[tuple[str, str, str, str], dict[str, Printed]] = {}
+    found: dict[tuple[str, str, str, str], dict[str, dict[str, Printed]]] = {}
     for item in printed:
         if item.inlier == inlier and item.out in outs and item.method != method and item.metric in metrics:
-            origin = item.source if item.quoted else f"{item.paper}, {item.table}"
-            found.setdefault((item.out, f"{item.method}: {item.score}", item.samples, origin), {})[item.metric] = item
+            origin = item.source if item.quoted else item.paper
+            key = (item.out, f"{item.method}: {item.score}", item.samples, origin)
+            found.setdefault(key, {}).setdefault(item.table, {})[item.metric] = item
     lines = []
-    for (out, name, samples, origin), row in sorted(found.items(), key=lambda pair: outs.index(pair[0][0])):
-        values = [Entry(f"{row[m].value:.{row[m].decimals}f}" if m in row else "") for m in metrics]
+    for (out, name, samples, origin), rows in sorted(found.items(), key=lambda pair: outs.index(pair[0][0])):
         label = Entry(f"{name} (S={samples})" if samples else name)
-        lines.append(Line("score", (Entry(out), label, Entry(origin), *values)))
+        for where, row in _alike(rows):
+            values = [Entry(decimal(row[m].value, row[m].decimals)) if m in row else Entry("") for m in metrics]
+            quoted = any(item.quoted for item in row.values())
+            source = Entry(origin if quoted else ", ".join((origin, *where)))
+            lines.append(Line("score", (Entry(out), label, source, *values)))
     return Table(("out", "method: score", "source", *map(heading, metrics)), tuple(lines), labels=3)
+
+
+def _alike(rows: Mapping[str, Mapping[str, Printed]]) -> list[tuple[list[str], dict[str, Printed]]]:
+    """Tables with their rows, those joined that print no number differently."""
+    joined: list[tuple[list[str], dict[str, Printed]]] = []
+    for table, row in rows.items():
+        for places, known in joined:
+            if all(known[metric].value == row[metric].value for metric in known.keys() & row.keys()):
+                places.append(table)
+                known.update(row)
+                break
+        else:
+            joined.append(([table], dict(row)))
+    return joined

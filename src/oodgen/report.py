@@ -21,9 +21,10 @@ from oodgen.verdict import verdict
 __all__ = ["Section", "main", "write"]
 
 SHEETS = (
-    "Every number of each printed table that a run of ours answers to. Ours are means ± sd over so many seeds, trained "
-    "for so many epochs; over equal numbers in and out where measured. Quoted lines come last: the paper's authors "
-    "copied them from elsewhere, and nobody ran them."
+    "Each printed table of which our runs answer a number, whole. Ours are means ± sd over so many seeds, trained for "
+    "so many epochs, of the paper's number where it states one; AUROC and AUPRC over equal numbers in and out where "
+    "measured, means over whole test sets. Quoted lines come last: the paper's authors copied them from elsewhere, and "
+    "they were not run here."
 )
 
 
@@ -32,8 +33,7 @@ class Section(NamedTuple):
 
     Arguments:
         key: The option that a study sweeps, or "".
-        beside: Our numbers beside the printed ones; None in a study.
-        sampling: How many samples our bounds took, in words.
+        warnings: Of the runs' records.
         picture: The figure of a study.
     """
 
@@ -44,8 +44,7 @@ class Section(NamedTuple):
     links: list[tuple[str, str]]
     verdict: list[str]
     main: tables.Table
-    beside: tables.Table | None
-    sampling: str
+    warnings: list[str]
     picture: page.Picture | None
 
 
@@ -66,7 +65,7 @@ def write(root: Path, out: Path, papers: Sequence[Path]) -> str:
     cells = [(setting, cell) for group in found for setting, means in group.cells().items() for cell in means]
     rows = [pair for group in found for pair in group.rows]
     methods = {group.name: group.members[0][1].record["method"] for group in found}
-    sections = [_section(group, root, out, paper) for group in found]
+    sections = [_section(group, root, out) for group in found]
     # what diverged has no section, but a line where its numbers would stand
     diverged = [run.as_run() for run in unfinished if run.state == "diverged"]
     ours = ledger.answers(groups.experiments([*runs, *diverged]))
@@ -107,7 +106,7 @@ def write(root: Path, out: Path, papers: Sequence[Path]) -> str:
     return markdown
 
 
-def _section(group: Experiment, root: Path, out: Path, paper: Sequence[printed.Printed]) -> Section:
+def _section(group: Experiment, root: Path, out: Path) -> Section:
     by_setting = group.cells()
     cells = [cell for means in by_setting.values() for cell in means]
     method, inlier = group.members[0][1].record["method"], cells[0].inlier if cells else ""
@@ -116,14 +115,17 @@ def _section(group: Experiment, root: Path, out: Path, paper: Sequence[printed.P
     meta = f"{method}, trained on {inlier}, {words}" + (f", over {group.key}" if group.key else "")
     extents = dict.fromkeys(groups.extent(run.config, cells) for _, run in group.members)
     common = (group.name, group.key, meta, " or ".join(extents), _links(group, root, out))
+    warned = [
+        f"{group.key}={setting}: {sentence}" if group.key else sentence
+        for setting, runs in group.runs.items()
+        for sentence in groups.warnings(runs)
+    ]
     if group.key:
         main, moved = study.table(by_setting, group.key), study.sentences(by_setting, group.key)
-        return Section(*common, moved, main, None, "", _figure(group, by_setting, out))
+        return Section(*common, moved, main, warned, _figure(group, by_setting, out))
     main = tables.pivot([cell for cell in cells if cell.out != cell.inlier])
-    samples = {groups.sampling(run.config) for _, run in group.members}
-    sampling = samples.pop() if len(samples) == 1 else ""
     against = groups.contrast(group.members[0][1].config)
-    return Section(*common, verdict(cells, against), main, printed.beside(cells, paper, method), sampling, None)
+    return Section(*common, verdict(cells, against), main, warned, None)
 
 
 def _figure(group: Experiment, cells: study.Cells, out: Path) -> page.Picture | None:
@@ -154,16 +156,11 @@ def _links(group: Experiment, root: Path, out: Path) -> list[tuple[str, str]]:
 
 def _markdown(section: Section) -> list[str]:
     text = [f"## {section.name}", "", f"{section.meta}. {' '.join(section.verdict)}", ""]
+    text += [*(f"- {sentence}" for sentence in section.warnings), *([""] if section.warnings else [])]
     text += [f"AUROC, {section.extent}:", "", render.markdown(section.main)]
     if section.picture is not None:
         text += [f"![{section.picture.words}]({section.picture.name}.svg)", ""]
-    if section.key:
-        text += ["Other scores and the controls are in summary.csv.", ""]
-    if section.beside is not None and section.beside.lines:
-        samples = "S: the paper's importance samples"
-        samples += f"; ours took {section.sampling}" if section.sampling else ""
-        text += [f"Beside the printed numbers ({samples}):", "", render.markdown(section.beside)]
-    return text
+    return [*text, "Other scores and the controls are in summary.csv.", ""] if section.key else text
 
 
 def _said(run: groups.Unfinished, root: Path) -> str:

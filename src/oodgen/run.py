@@ -74,7 +74,7 @@ def _job(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     why = None
     try:
-        _cell(config, Path(hydra_config.runtime.output_dir))
+        _cell(config, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
@@ -95,12 +95,12 @@ def _job(config: DictConfig) -> None:
         raise UserError(why)
 
 
-def _cell(config: DictConfig, folder: Path) -> None:
+def _cell(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     summary = None if config.retrain else _finished(folder)
     if summary is None:
         from oodgen import cell
 
-        cell.run(config, folder)
+        cell.run(config, folder, overrides)
         summary = _summary(folder)
     print(summary, flush=True)
 
@@ -135,6 +135,10 @@ def main() -> None:
     """
     if len(sys.argv) == 1:
         sys.argv.append("--help")
+    sweeps = [argument for argument in sys.argv if argument.startswith("+sweep=")]
+    if sweeps and ("," in sweeps[0] or any(argument.startswith("+experiment=") for argument in sys.argv)):
+        # Hydra would run what no sweep names: of two sweeps a cell each, or the experiment instead of the sweep's
+        _stop("a command runs one sweep and no experiment beside it; give a command for each", 2)
     asked = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
     os.environ[TRACEBACK] = "1" if asked else ""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print its own shortened traceback and exit with 1

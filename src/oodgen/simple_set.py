@@ -177,6 +177,9 @@ def _run(options: argparse.Namespace, extra: Sequence[str], launch: Launch) -> i
         raise UserError(f"{options.basic} alone is no comparison; name other sets with --candidates")
     cells = [plan(name, sets, options.seed, extra) for name in sets]
     done, skipped, failed = collect(cells, launch)
+    if len(done) < 2:
+        reasons = "; ".join(f"{name}: {why}" for name, why in (skipped | failed).items())
+        raise UserError(f"there is nothing to compare {options.basic} with, {reasons}")
     judged = judge({name: trained.held for name, trained in done.items()}, options.basic)
     folder = options.out or cells[0].folder.parents[2] / "simple_set" / options.basic
     write(folder, done, judged)
@@ -185,8 +188,7 @@ def _run(options: argparse.Namespace, extra: Sequence[str], launch: Launch) -> i
         numbers = f"{item.mean:>9,.1f} {item.basic:>14,.1f} {item.difference:>+11,.1f}"
         images = done[item.name].origin
         part = "" if images.startswith("official") else f"  [{images}]"
-        verdict = "qualifies" if item.qualifies else "does not"
-        print(f"{item.name:<18} {numbers} ({item.low:+,.1f} to {item.high:+,.1f})  {verdict}{part}")
+        print(f"{item.name:<18} {numbers} ({item.low:+,.1f} to {item.high:+,.1f})  {item.verdict}{part}")
     print(folder)
     for word, which in (("skipped", skipped), ("failed", failed)):
         for name, why in which.items():

@@ -51,12 +51,11 @@ def fit(
         Seconds of this process, and steps and epochs altogether.
 
     Raises:
-        UserError: the checkpoint to resume from is damaged, a Trainer option does not exist, or the Trainer is to
-            clip the gradients of a game of two optimisers.
+        UserError: the checkpoint to resume from is damaged, a Trainer option does not exist, trains nothing, or
+            cannot be had where two optimisers take turns.
         Diverged: from the method.
     """
-    if not method.automatic_optimization and options.get("gradient_clip_val"):
-        raise UserError("trainer.gradient_clip_val cannot clip where two optimisers take turns; use method.clip")
+    _check(options, turns=not method.automatic_optimization)
     last = folder / "checkpoints" / "last.ckpt"
     resume = last if last.is_file() else None
     _quiet()
@@ -105,6 +104,22 @@ def fit(
         "steps": steps,
         "epochs": round(steps / max(1, trainer.num_training_batches), 3),
     }
+
+
+def _check(options: Mapping[str, Any], turns: bool) -> None:
+    """What Lightning would take without a word, or refuse late; `turns`: two optimisers play against each other."""
+    clip = options.get("gradient_clip_val")
+    if turns and clip:
+        raise UserError("trainer.gradient_clip_val cannot clip where two optimisers take turns; use method.clip")
+    if isinstance(clip, (int, float)) and not clip >= 0:
+        raise UserError(f"trainer.gradient_clip_val={clip} must be positive; null clips nothing")
+    if turns and options.get("accumulate_grad_batches", 1) != 1:
+        raise UserError(
+            "trainer.accumulate_grad_batches cannot be had where two optimisers take turns; raise data.batch_size"
+        )
+    for name in ("max_epochs", "max_steps"):
+        if options.get(name) == 0:
+            raise UserError(f"trainer.{name}=0 trains nothing; give at least 1, or -1 for no limit")
 
 
 class _Lines(Callback):

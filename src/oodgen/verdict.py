@@ -1,18 +1,23 @@
 """What came out, in sentences that follow from the numbers."""
 
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 
 from oodgen import tables
+from oodgen.tables import Cell
 
 __all__ = ["verdict"]
 
 
-def verdict(cells: Sequence[tables.Cell], against: Sequence[str] = ()) -> list[str]:
+APART = 0.05  # a deviation over seeds that a sentence about their mean must not hide
+
+
+def verdict(cells: Sequence[Cell], against: Sequence[str] = ()) -> list[str]:
     """What came out, in sentences: does plain likelihood fail, does the ratio, does a trivial statistic suffice.
 
     The score named first is fixed beforehand, so that naming it is not a choice made on OOD data: llr_ada, else
-    llr_rule, where it was measured; else l>0, which is the method's own score where something was trained against.
+    llr_rule, where it was measured; else l>0, the score that a model trained against something is judged by.
 
     Arguments:
         cells: Means over seeds.
@@ -20,12 +25,12 @@ def verdict(cells: Sequence[tables.Cell], against: Sequence[str] = ()) -> list[s
     """
     protocol = tables.main_protocol(cells)
     chosen = [c for c in cells if c.metric in ("auroc", "separation") and c.protocol == protocol and c.out != c.inlier]
-    honest: dict[str, dict[str, float]] = {}
+    honest: dict[str, dict[str, Cell]] = {}
     controls: dict[str, tuple[float, str]] = {}
     for cell in chosen:
         if not cell.score.startswith("control:"):
             if cell.metric == "auroc" and not math.isnan(cell.value):
-                honest.setdefault(cell.score, {})[cell.out] = cell.value
+                honest.setdefault(cell.score, {})[cell.out] = cell
         elif cell.metric == "separation":
             what = tables.gloss(cell.score) or cell.score.removeprefix("control:")
             controls[cell.out] = max(controls.get(cell.out, (0.0, "")), (cell.value, what))
@@ -34,7 +39,7 @@ def verdict(cells: Sequence[tables.Cell], against: Sequence[str] = ()) -> list[s
     plain, inlier = honest.get("l>0", {}), chosen[0].inlier
     fixed = next((s for s in ("llr_ada", "llr_rule", "l>0") if s in honest), "")
     rest = [score for score in honest if score != fixed]
-    best = max(rest, key=lambda s: sum(honest[s].values()) / len(honest[s]), default="")
+    best = max(rest, key=lambda s: _mean(honest[s].values()), default="")
     name = fixed or best
     ours = honest[name]
     own = name == "l>0" and bool(against)
@@ -43,12 +48,15 @@ def verdict(cells: Sequence[tables.Cell], against: Sequence[str] = ()) -> list[s
         sentences.append(f"{name} is named because it is the best of {len(rest)} scores here, known only afterwards.")
     if name == "l>0" and rest:
         others = f"best of the {len(rest)} other scores, known only afterwards" if len(rest) > 1 else "other score"
-        sentences.append(f"The {others}, {best}, has AUROC {_span(honest[best])}.")
+        sentences.append(f"The {others}, {best}, has AUROC {_span(honest[best].values())}.")
     if seen := [out for out in ours if out in against]:
         sentences.append(f"In training, and so no unknown {'sets' if len(seen) > 1 else 'set'}: {_and(seen)}.")
-    weak = [f"{out} ({value:.3f})" for out, value in sorted(ours.items(), key=lambda p: p[1]) if value < 0.7]
+    weak = [f"{c.out} ({_number(c)})" for c in sorted(ours.values(), key=lambda c: c.value) if c.value < 0.7]
     if weak:
         sentences.append(f"{name} stays below 0.7 on {_and(weak)}.")
+    shown = [cell for score in dict.fromkeys(("l>0", name)) for cell in honest.get(score, {}).values()]
+    if apart := [f"{cell.score} on {cell.out} (sd {cell.sd:.3f})" for cell in shown if cell.sd > APART]:
+        sentences.append(f"The seeds disagree: {_and(apart)}.")
     trivial = [(out, *controls[out]) for out in ours if out in controls and controls[out][0] >= 0.95]
     if trivial:
         words = _and([f"{out} ({what}, {value:.3f})" for out, value, what in trivial])
@@ -59,41 +67,50 @@ def verdict(cells: Sequence[tables.Cell], against: Sequence[str] = ()) -> list[s
     return sentences
 
 
-def _own(ours: Mapping[str, float], inlier: str, against: Sequence[str]) -> str:
-    """Of a model that was trained against something, whose likelihood is the method's own score."""
-    unknown = {out: value for out, value in ours.items() if out not in against}
+def _own(ours: Mapping[str, Cell], inlier: str, against: Sequence[str]) -> str:
+    """Of a model that was trained against something: its likelihood is no plain one."""
+    unknown = {out: cell for out, cell in ours.items() if out not in against}
     first = next(iter(unknown or ours))
-    rest = f"; over all unknown sets {_span(unknown)}" if len(unknown) > 1 else ""
+    rest = f"; over all unknown sets {_span(unknown.values())}" if len(unknown) > 1 else ""
     return (
         f"With {_and(list(dict.fromkeys(against)))} for contrast, the likelihood of the trained model (l>0), the "
-        f"method's own score, tells {first} from {inlier} with AUROC {ours[first]:.3f}{rest}."
+        f"score fixed beforehand, has AUROC {_number(ours[first])} on {first} against {inlier}{rest}."
     )
 
 
-def _headline(plain: Mapping[str, float], name: str, ours: Mapping[str, float], inlier: str) -> str:
+def _headline(plain: Mapping[str, Cell], name: str, ours: Mapping[str, Cell], inlier: str) -> str:
     if not plain:
-        out = min(ours, key=lambda o: ours[o])
-        return f"{name} separates {inlier} from the out sets with AUROC {_span(ours)}; lowest on {out}."
+        lowest = min(ours.values(), key=lambda cell: cell.value)
+        return f"{name} separates {inlier} from the out sets with AUROC {_span(ours.values())}; lowest on {lowest.out}."
     # the experiment's first out set is the one it is about; a worse failure elsewhere stands in the table
-    first = next(iter(plain))
-    out = first if plain[first] < 0.4 else min(plain, key=lambda o: plain[o])
-    value, reached = plain[out], math.nan if name == "l>0" else ours.get(out, math.nan)
-    ending = "" if math.isnan(reached) else f"; {name} reaches {reached:.3f}"
-    ending += " and does not repair it" if reached < 0.7 else ""
+    first = next(iter(plain.values()))
+    failing = first if first.value < 0.4 else min(plain.values(), key=lambda cell: cell.value)
+    out, value, reached = failing.out, failing.value, None if name == "l>0" else ours.get(failing.out)
+    ending = "" if reached is None else f"; {name} reaches {_number(reached)}"
+    ending += " and does not repair it" if reached is not None and reached.value < 0.7 else ""
     if value < 0.4:
         return (
-            f"On {out} plain likelihood fails (AUROC {value:.3f}): "
+            f"On {out} plain likelihood fails (AUROC {_number(failing)}): "
             f"it ranks them as more likely than the test set of {inlier}{ending}."
         )
     if value < 0.6:
-        return f"On {out} plain likelihood does no better than guessing (AUROC {value:.3f}){ending}."
-    ending = "" if name == "l>0" else f"; {name} has {_span(ours)}"
-    return f"Plain likelihood ranks every out set as less likely than {inlier}: AUROC {_span(plain)}{ending}."
+        return f"On {out} plain likelihood does no better than guessing (AUROC {_number(failing)}){ending}."
+    ending = "" if name == "l>0" else f"; {name} has {_span(ours.values())}"
+    return f"Plain likelihood ranks every out set as less likely than {inlier}: AUROC {_span(plain.values())}{ending}."
 
 
-def _span(values: Mapping[str, float]) -> str:
-    low, high = min(values.values()), max(values.values())
-    return f"{low:.3f}" if len(values) == 1 else f"{low:.3f} to {high:.3f}"
+def _mean(cells: Iterable[Cell]) -> float:
+    return statistics.fmean(cell.value for cell in cells)
+
+
+def _number(cell: Cell) -> str:
+    """An AUROC as tables print it: mean ± sd over several seeds."""
+    return tables.entry(cell).text
+
+
+def _span(cells: Iterable[Cell]) -> str:
+    low, *between = sorted(cells, key=lambda cell: cell.value)
+    return f"{_number(low)} to {_number(between[-1])}" if between else _number(low)
 
 
 def _and(words: Sequence[str]) -> str:

@@ -31,6 +31,9 @@ NAMES = [
     "flowers102",
     "lfw",
     "imagenet32",
+    "credit_fraud",
+    "credit_fraud_frauds",
+    "credit_fraud_known",
     "folder",
     "hflip",
     "vflip",
@@ -45,7 +48,7 @@ def test_every_name_of_the_design():
     for name, entry in entries.items():
         assert entry is None or (isinstance(entry, Dataset | Transform) and entry.name == name)
         if isinstance(entry, Dataset):
-            assert len(entry.shape) == 3 and entry.sizes and entry.licence and entry.source.startswith("http")
+            assert len(entry.shape) in (1, 3) and entry.sizes and entry.licence and entry.source.startswith("http")
 
 
 def test_hydra_builds_the_same():
@@ -81,6 +84,7 @@ def test_listing(tmp_path, capsys):
     assert "train 19,280 (absent), test 13,180 (raw)" in rows["omniglot_inverted"]
     assert "test 1,000 (embedded)" in rows["photos"]
     assert "(absent)" in rows["lfw"] and "root=" in rows["folder"]
+    assert rows["credit_fraud"].split()[1:5] == ["30", "train", "283,823", "(absent),"]
 
 
 def test_default_root(tmp_path, monkeypatch, capsys):
@@ -104,6 +108,7 @@ def test_faults(tmp_path, capsys, monkeypatch):
     assert "wants a name" in fails(capsys, "prepare", *root)
     assert "nothing is prepared" in fails(capsys, "verify", *root)
     assert "no longer downloadable" in fails(capsys, "fetch", "lfw", *root)
+    assert "Kaggle" in fails(capsys, "fetch", "credit_fraud", *root)
     assert "fetch mnist" in fails(capsys, "prepare", "mnist", *root)
 
     def unreachable(*_, **__):

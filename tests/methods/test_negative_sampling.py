@@ -152,6 +152,9 @@ def test_negatives_teach_the_encoder_alone(source):
         ({"negatives": "generated", "clip": math.nan}, "clip=nan must be positive"),
         ({"negatives": "uniform", "clip": 1.0}, r"trainer\.gradient_clip_val"),
         ({"clip": 1.0}, r"trainer\.gradient_clip_val"),
+        ({"shift": math.inf}, r"method\.shift=inf"),
+        ({"negatives": "noisy", "sigma": -1.0}, r"method\.sigma=-1"),
+        ({"negatives": "noisy", "sigma": math.nan}, r"method\.sigma=nan"),
     ],
 )
 def test_wrong_options_are_one_line(options, words):

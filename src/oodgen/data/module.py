@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from oodgen.data.catalog import Dataset, Transform, load
 from oodgen.data.resident import Examples, SequentialLoader, TrainLoader
+from oodgen.data.rows import WAYS, Scaling, fit
 from oodgen.errors import UserError
 
 __all__ = ["OODDataModule", "TestSet", "preprocess"]
@@ -42,15 +43,18 @@ class OODDataModule(pl.LightningDataModule):
         batch_size: Examples in a training batch of each stream.
         validation, calibration: Fractions of the train split.
         grey, size: Preprocessing, applied alike to every set: mean of the channels, and (height, width) resized to.
+        scale: Preprocessing of rows, fitted on what is trained on and applied alike to every set: "minmax", "standard",
+            or "minmax_leaky", fitted on the test sets too; see `oodgen.data.rows`. None leaves them as they are.
         limit: At most so many examples of each test set, a seeded choice; None for all.
         missing: What to do about an out set that is not there: "error" or "skip" (named in the record). One that is
             there but damaged is an error in any case.
         resident: Largest set, in bytes, to hold on the device.
         seed: Seed of the training batches.
-        smoke: Random images of the right shapes instead of data, a few of each.
+        smoke: Random examples of the right shapes instead of data, a few of each.
 
     Raises:
-        UserError: a set is missing, broken or of another shape than the inlier.
+        UserError: a set is missing, broken or of another shape than the inlier, or rows to be tested with are among
+            those that are trained with.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class OODDataModule(pl.LightningDataModule):
         calibration: float = 0.05,
         grey: bool = False,
         size: tuple[int, int] | None = None,
+        scale: str | None = None,
         limit: int | None = None,
         missing: str = "error",
         resident: float = 8e9,
@@ -79,6 +84,11 @@ class OODDataModule(pl.LightningDataModule):
                 raise UserError(f"data.{name}={number} must be at least 1")
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise UserError(f"data.size={list(size)} is not [height,width]")
+        if scale is not None and (scale not in WAYS or len(inlier.shape) != 1):
+            mend = f"is not one of: {', '.join(WAYS)}" if scale not in WAYS else "scales rows of numbers, not images"
+            raise UserError(f"data.scale={scale!r} {mend}")
+        _check_trained({"inlier": inlier, **{f"auxiliary.{key}": found for key, found in (auxiliary or {}).items()}})
+        _check_trained({"inlier": inlier, **({} if negative is None else {"negative": negative})})
         if inlier.name in out:
             raise UserError(
                 f"data.out.{inlier.name} is the inlier set itself; leave it out with ~data.out.{inlier.name}"
@@ -92,6 +102,8 @@ class OODDataModule(pl.LightningDataModule):
         self.root, self.batch_size, self.seed = Path(root), batch_size, seed
         self.fractions = (validation, calibration)
         self.grey, self.size = grey, None if size is None else (int(size[0]), int(size[1]))
+        self.scale = scale
+        self.scaling: Scaling | None = None  # fitted by `setup`
         self.limit, self.missing, self.resident, self.smoke = limit, missing, int(resident), smoke
         self.skipped: dict[str, str] = {}
         self.train_x: np.ndarray | None = None  # the whole train split; `rows` of it are trained on
@@ -99,6 +111,8 @@ class OODDataModule(pl.LightningDataModule):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one example after preprocessing."""
+        if len(self.inlier.shape) == 1:
+            return self.inlier.shape
         channels, *size = self.inlier.shape
         return (1 if self.grey else channels, *(self.size or size))
 
@@ -123,6 +137,11 @@ class OODDataModule(pl.LightningDataModule):
                 f"{self.inlier.name} has {len(rest)} training examples, fewer than one batch; "
                 f"set data.batch_size={len(rest)}"
             )
+        tests = list(self._tests().values()) if self.scale == "minmax_leaky" else []
+        if self.scale is not None:
+            seen = [split.x, *(test.x for test in tests)] if tests else [split.x[rest]]
+            self.scaling = fit(self.scale, np.concatenate(seen))
+            split = self._scaled(split)
         self.train_x, self.rows = split.x, rest
         self.labels = None if split.y is None else torch.as_tensor(np.asarray(split.y)[rest].astype(np.int64))
         self.held = {
@@ -132,26 +151,22 @@ class OODDataModule(pl.LightningDataModule):
         self.streams = [self._load(dataset, "train") for dataset in self.auxiliary.values()]
         self.negatives = None if self.negative is None else self._load(self.negative, "train")
         # of all that is trained on
-        self.sha256 = "+".join(part.sha256 for part in (split, *self.streams, self.negatives) if part is not None)
+        parts = (split, *self.streams, self.negatives, *tests)
+        self.sha256 = "+".join(part.sha256 for part in parts if part is not None)
 
     def test_sets(self) -> dict[str, TestSet]:
         """Every set that is scored, the inlier's test split first."""
-        inlier = self._load(self.inlier, "test")
-        sets = {self.inlier.name: inlier._replace(x=self._limited(inlier.x))}
+        if len(self.inlier.shape) == 1:
+            self.setup()  # for the scale, and for what is trained with
+        sets = {name: test._replace(x=self._limited(test.x)) for name, test in self._tests().items()}
+        inlier = sets[self.inlier.name]
         for name, dataset in self.out.items():
             if isinstance(dataset, Transform):
-                x = dataset.apply(sets[self.inlier.name].x, 0)
+                x = dataset.apply(inlier.x, 0)
                 sets[name] = TestSet(x, name, f"made from {self.inlier.name} test", inlier.sha256)
-                continue
-            try:
-                found = self._load(dataset, "test")
-            except UserError as error:
-                if self.missing == "error" or not isinstance(error.__cause__, FileNotFoundError):
-                    raise
-                self.skipped[name] = str(error)
-                continue
-            sets[name] = found._replace(x=self._limited(found.x))
-        return sets
+        if len(self.inlier.shape) == 1:
+            self._check_unseen(sets)
+        return {name: sets[name] for name in (self.inlier.name, *self.out) if name in sets}
 
     def train_dataloader(self) -> TrainLoader:
         self.setup()
@@ -166,6 +181,34 @@ class OODDataModule(pl.LightningDataModule):
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         return SequentialLoader(Examples(self.held["validation"].x, device, self.resident), self.batch_size)
 
+    def _tests(self) -> dict[str, TestSet]:
+        """The whole test splits of the inlier and of the out sets that are there, transformations apart."""
+        found = {self.inlier.name: self._load(self.inlier, "test")}
+        for name, dataset in self.out.items():
+            if isinstance(dataset, Transform):
+                continue
+            try:
+                found[name] = self._load(dataset, "test")
+            except UserError as error:
+                if self.missing == "error" or not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                self.skipped[name] = str(error)
+        return found
+
+    def _check_unseen(self, sets: Mapping[str, TestSet]) -> None:
+        """Raise UserError if a stream beside the inliers holds a row that is tested with.
+
+        Images are not compared: their splits are official, whereas a table's rows are split here.
+        """
+        for stream in (*self.streams, *([] if self.negatives is None else [self.negatives])):
+            known = {row.tobytes() for row in stream.x}
+            for name, test in sets.items():
+                if count := sum(row.tobytes() in known for row in test.x):
+                    raise UserError(
+                        f"{count} of the {len(test.x)} test rows of {name} are among those of {stream.name} that are "
+                        f"trained with; leave {name} out, or test with the other part of {stream.name}"
+                    )
+
     def _limited(self, x: np.ndarray) -> np.ndarray:
         if self.limit is None or len(x) <= self.limit:
             return x
@@ -174,11 +217,17 @@ class OODDataModule(pl.LightningDataModule):
     def _load(self, dataset: Dataset, split: str) -> TestSet:
         if self.smoke:
             count = 4 * self.batch_size + 16 if split == "train" else 4
-            seed = sum(map(ord, dataset.name + split))
-            x = np.random.default_rng(seed).integers(0, 256, (count, *dataset.shape), np.uint8)
-            return TestSet(self._prepare(x, dataset.name), dataset.name, "random images (smoke)", "smoke")
+            rng = np.random.default_rng(sum(map(ord, dataset.name + split)))
+            shape, rows = (count, *dataset.shape), len(dataset.shape) == 1
+            x = rng.standard_normal(shape, np.float32) if rows else rng.integers(0, 256, shape, np.uint8)
+            origin = f"random {'rows' if rows else 'images'} (smoke)"
+            return self._scaled(TestSet(self._prepare(x, dataset.name), dataset.name, origin, "smoke"))
         found = load(dataset, split, self.root)
-        return TestSet(self._prepare(found.x, dataset.name), dataset.name, found.origin, found.sha256, found.y)
+        x = self._prepare(found.x, dataset.name)
+        return self._scaled(TestSet(x, dataset.name, found.origin, found.sha256, found.y))
+
+    def _scaled(self, part: TestSet) -> TestSet:
+        return part if self.scaling is None else part._replace(x=self.scaling(part.x))
 
     def _prepare(self, x: np.ndarray, name: str) -> np.ndarray:
         x = preprocess(x, self.grey, self.size)
@@ -188,6 +237,21 @@ class OODDataModule(pl.LightningDataModule):
                 "bring them together with data.grey=true and data.size=[height,width]"
             )
         return x
+
+
+def _check_trained(roles: Mapping[str, Dataset]) -> None:
+    """Raise UserError unless the sets to train with are sets of their own, each another one."""
+    known: dict[str, str] = {}
+    for role, dataset in roles.items():
+        if not isinstance(dataset, Dataset):
+            raise UserError(f"data.{role}={dataset.name} is made from test images, so it cannot be trained with")
+        if dataset.name in known:
+            # as a stream, the inlier set would be trained with whole, the held-out parts included
+            raise UserError(
+                f"data.{role} and data.{known[dataset.name]} are both {dataset.name}; choose another set, or leave it "
+                f"out with ~data.{role}"
+            )
+        known[dataset.name] = role
 
 
 def preprocess(x: np.ndarray, grey: bool, size: tuple[int, int] | None) -> np.ndarray:

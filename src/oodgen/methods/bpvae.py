@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 from oodgen.data.resident import Batch
 from oodgen.errors import UserError
 from oodgen.methods.method import Method, Terms
-from oodgen.models.vae import VAE, Isotropic
+from oodgen.models.one_layer import OneLayer
+from oodgen.models.vae import Isotropic
 from oodgen.noise import Noise
 
 __all__ = ["BPVAE"]
@@ -39,11 +40,12 @@ class BPVAE(Method):
     Source: Ran et al. 2021, eqs. 4 and 5, with $p_s$ in the second KL as their text says (papers/bpvae, section 7.1).
     """
 
-    model: VAE
+    model: OneLayer
+    needs = OneLayer
 
     def __init__(
         self,
-        model: VAE,
+        model: OneLayer,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         sigma_s: float = 0.1,
         seed: int = 0,

@@ -2,12 +2,12 @@ r"""What all methods share: seeded noise for each step, guards against what is n
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from oodgen.data.resident import Batch
 from oodgen.errors import Diverged, UserError
@@ -30,13 +30,38 @@ class Method(pl.LightningModule):
         optimizer: From parameters to an optimiser.
         seed: Seed of the noise of every step.
 
+    Attributes:
+        needs: The kind of model that it trains.
+
     Raises:
+        UserError: the model is of another kind.
         Diverged: a term of the loss or a gradient is not finite; the message says at which step and which.
     """
 
+    needs: ClassVar[type] = Density
+
     def __init__(self, model: Density, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], seed: int = 0) -> None:
         super().__init__()
-        self.model, self.make_optimizer, self.seed = model, optimizer, seed
+        if not isinstance(model, self.needs):
+            raise UserError(
+                f"{type(self).__name__} trains an encoder and a decoder around one layer of latent variables, which "
+                f"{type(model).__name__} is not; choose such a model, as model=vae_grey"
+            )
+        self.model, self.optimizer, self.seed = model, optimizer, seed
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """An optimiser of these parameters.
+
+        Raises:
+            UserError: the options do not fit it, or it is none that steps on one gradient.
+        """
+        try:
+            made = self.optimizer(parameters)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"method.optimizer: {error}; torch.optim documents its options") from error
+        if not isinstance(made, Optimizer) or isinstance(made, LBFGS):
+            raise UserError(f"method.optimizer: {type(made).__name__} does not step on one gradient; Adam does")
+        return made
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
         """The loss of a batch, and what it is made of: `bound`, `log_px` and the others that the method knows."""

@@ -1,5 +1,6 @@
 r"""Negative sampling: the encoder is taught to send negatives to a second, shifted prior."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, cast
 
@@ -12,7 +13,8 @@ from torch.optim import Optimizer
 from oodgen.data.resident import Batch
 from oodgen.errors import UserError
 from oodgen.methods.method import Method, Terms
-from oodgen.models.vae import VAE, Isotropic
+from oodgen.models.one_layer import OneLayer
+from oodgen.models.vae import Isotropic
 from oodgen.noise import Noise
 
 __all__ = ["NegativeSampling"]
@@ -43,7 +45,8 @@ class NegativeSampling(Method):
         seed: Seed of the noise of every step.
 
     Raises:
-        UserError: `negatives` is none of these, or "dataset" without a negative set; `clip` outside of the game.
+        UserError: `negatives` is none of these, or "dataset" without a negative set; `clip` outside of the game;
+            a number that is not finite or not positive.
         Diverged: a term of the loss or a gradient is not finite; the message says at which step.
 
     Source: Csiszárik et al. 2019, sections 3 and 4.3 (papers/negative_sampling, sections 1-3). The paper updates
@@ -51,11 +54,12 @@ class NegativeSampling(Method):
     nothing but which of two gradients is one step old.
     """
 
-    model: VAE
+    model: OneLayer
+    needs = OneLayer
 
     def __init__(
         self,
-        model: VAE,
+        model: OneLayer,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         negatives: Literal["dataset", "uniform", "noisy", "generated"] | None = None,
         shift: float = 8.0,
@@ -66,6 +70,10 @@ class NegativeSampling(Method):
         super().__init__(model, optimizer, seed)
         if negatives is not None and negatives not in SOURCES:
             raise UserError(f"method.negatives={negatives!r} is not one of: {', '.join(SOURCES)}")
+        if not math.isfinite(shift):
+            raise UserError(f"method.shift={shift} must be a finite number")
+        if not 0 < sigma < math.inf:
+            raise UserError(f"method.sigma={sigma} must be positive and finite; white is 1")
         if clip is not None and negatives != "generated":
             raise UserError(
                 "method.clip is for negatives=generated; one optimiser is clipped by trainer.gradient_clip_val"

@@ -57,7 +57,12 @@ class Density(nn.Module, ABC):
 
     Images are observed once: `observe` turns stored pixels into the floats that every bound of the same example then
     sees, so that binarisation and dequantisation are the same for all of them.
+
+    Attributes:
+        bin: Width of the bin of a pixel whose mass `log_px` gives; see `oodgen.models.likelihoods.Likelihood`.
     """
+
+    bin: float | None = 1.0
 
     @abstractmethod
     def observe(self, x: Tensor, noise: Noise) -> Tensor:

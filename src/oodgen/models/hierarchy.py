@@ -126,7 +126,7 @@ class BottomUpVAE(Density):
         if not specs:
             raise UserError("model.layers is empty; a hierarchy needs at least one layer")
         self.depth = len(specs)
-        self.likelihood = likelihood
+        self.likelihood, self.bin = likelihood, likelihood.bin
 
         sizes = [(self.shape[1], self.shape[2])]
         for spec in specs:

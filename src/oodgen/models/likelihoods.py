@@ -13,27 +13,32 @@ from oodgen.distributions import LEVELS
 from oodgen.errors import UserError
 from oodgen.noise import Noise
 
-__all__ = ["Bernoulli", "Categorical", "Gaussian", "Likelihood", "LogisticMixture", "QuantisedGaussian"]
+__all__ = ["Bernoulli", "Categorical", "Gaussian", "GaussianRows", "Likelihood", "LogisticMixture", "QuantisedGaussian"]
 
 # A tenth of a grey level: below it a density grows without limit on pixels that never change.
 FLOOR = 0.1 / (LEVELS - 1)
+# The same for columns of numbers scaled to about one.
+FLOOR_ROWS = 1e-3
 
 
 class Likelihood(nn.Module, ABC):
-    """How uint8 images are observed as floats y, and the distribution of y given the P parameters of each pixel.
+    """How stored images (or rows) are observed as floats y, and the distribution of y given its parameters.
+
+    What is said of images here holds for rows without their axes H and W.
 
     Attributes:
         discrete: Whether `log_prob` is never positive, which the adaptive likelihood ratio needs.
         bin: Width of the bin of a pixel whose mass `log_prob` gives, where white less black is 1: divided by it the
-            mass is a density of pixels on [0, 1]. 1 where `log_prob` is that density, or a mass of binary pixels.
+            mass is a density of pixels on [0, 1]. None where `log_prob` is that density; 1 where it is of other things,
+            as of binary pixels.
     """
 
     discrete: ClassVar[bool]
-    bin: ClassVar[float] = 1.0
+    bin: ClassVar[float | None] = 1.0
 
     @abstractmethod
     def channels(self, colours: int) -> int:
-        """The number P of parameter channels for images with so many colours."""
+        """The number P of parameter channels for images with so many colours, or rows with so many columns."""
 
     @abstractmethod
     def observe(self, x: Tensor, noise: Noise) -> Tensor:
@@ -95,6 +100,7 @@ class Gaussian(Likelihood):
     """
 
     discrete: ClassVar[bool] = False
+    bin: ClassVar[float | None] = None
 
     def __init__(self, sigma: float | None = 1.0) -> None:
         super().__init__()
@@ -110,25 +116,62 @@ class Gaussian(Likelihood):
         return distributions.Gaussian(*_mean_and_sigma(params, self.sigma))
 
 
+class GaussianRows(Likelihood):
+    r"""A Gaussian density of each column of a row, $p(y_i | z) = \mathcal N(y_i; \mu_i, \sigma^2)$, the mean unbounded.
+
+    Rows are observed as they are served: `oodgen.data.rows` scales them, and the density is one of scaled rows.
+    Parameters are (S, B, P) with P = D or, if $\sigma$ is learned, 2D.
+
+    Arguments:
+        sigma: The standard deviation; None learns one for each column as $10^{-3} + \log_2(1 + 2^r)$ of a further
+            parameter r, which starts near one; without a floor the density of a column whose values repeat has none.
+
+    Raises:
+        UserError: `sigma` is smaller than that floor.
+    """
+
+    discrete: ClassVar[bool] = False
+
+    def __init__(self, sigma: float | None = None) -> None:
+        super().__init__()
+        if sigma is not None and not FLOOR_ROWS <= sigma < math.inf:
+            raise UserError(f"sigma={sigma} is below {FLOOR_ROWS:g}: give a larger one, or null to learn it")
+        self.sigma = sigma
+
+    def channels(self, colours: int) -> int:
+        return colours if self.sigma is not None else 2 * colours
+
+    def observe(self, x: Tensor, noise: Noise) -> Tensor:
+        return x.float()
+
+    def forward(self, params: Tensor) -> Distribution:
+        if self.sigma is not None:
+            return distributions.Gaussian(params, self.sigma)
+        mean, raw = params.float().chunk(2, 2)
+        return distributions.Gaussian(mean, FLOOR_ROWS + softplus(raw, beta=math.log(2)))
+
+
 class QuantisedGaussian(Likelihood):
-    r"""The mass that $\mathcal N(\sigma(l_i), \sigma^2)$ puts on the bin of width 1/255 around a pixel, end bins open.
+    r"""The mass that $\mathcal N(\sigma(l_i), \sigma^2)$ puts on the bin of width 1/255 around a pixel.
 
     One of the decoders of Csiszárik et al. 2019. Their printed values are densities: they equal the mean negative
-    log-mass in nats per dimension minus $\log 255$.
+    log-mass in nats per dimension minus $\log 255$. They also equal those of their Gaussian decoder, which open end
+    bins forbid: with $\sigma = 1$ these hold most of the mass, so that the number of black and white pixels decides.
 
     Arguments:
         sigma: The standard deviation; None learns one for each sub-pixel, see `Gaussian`.
+        open_ends: Whether the bins of black and white reach to infinity, as they must for the masses to sum to one.
 
     Raises:
         UserError: `sigma` is smaller than a tenth of a grey level.
     """
 
     discrete: ClassVar[bool] = True
-    bin: ClassVar[float] = 1 / (LEVELS - 1)
+    bin: ClassVar[float | None] = 1 / (LEVELS - 1)
 
-    def __init__(self, sigma: float | None = None) -> None:
+    def __init__(self, sigma: float | None = None, open_ends: bool = True) -> None:
         super().__init__()
-        self.sigma = _checked(sigma)
+        self.sigma, self.open_ends = _checked(sigma), open_ends
 
     def channels(self, colours: int) -> int:
         return colours if self.sigma is not None else 2 * colours
@@ -137,7 +180,7 @@ class QuantisedGaussian(Likelihood):
         return x / 255
 
     def forward(self, params: Tensor) -> Distribution:
-        return distributions.QuantisedGaussian(*_mean_and_sigma(params, self.sigma))
+        return distributions.QuantisedGaussian(*_mean_and_sigma(params, self.sigma), self.open_ends)
 
 
 class LogisticMixture(Likelihood):
@@ -156,7 +199,7 @@ class LogisticMixture(Likelihood):
     """
 
     discrete: ClassVar[bool] = True
-    bin: ClassVar[float] = 1 / (LEVELS - 1)
+    bin: ClassVar[float | None] = 1 / (LEVELS - 1)
 
     def __init__(self, mixtures: int = 10, pixels: str = "exact") -> None:
         super().__init__()
@@ -187,7 +230,7 @@ class Categorical(Likelihood):
     r"""A softmax over the 256 levels of every sub-pixel, the likelihood of Likelihood Regret (Xiao et al. 2020)."""
 
     discrete: ClassVar[bool] = True
-    bin: ClassVar[float] = 1 / (LEVELS - 1)
+    bin: ClassVar[float | None] = 1 / (LEVELS - 1)
 
     def channels(self, colours: int) -> int:
         return LEVELS * colours

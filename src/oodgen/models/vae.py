@@ -1,10 +1,4 @@
-r"""The variational autoencoder with one layer of latent variables.
-
-$$p(x, z) = p_\theta(x | z)\, p(z), \qquad
-q_\phi(z | x) = \mathcal N\big(\mu_\phi(x), \mathrm{diag}\, s_\phi(x)^2\big), \qquad
-\log p(x) \ge \mathcal L(x) = \mathbb E_q \log p_\theta(x | z) - D_{KL}[q_\phi(z | x) \| p(z)]$$
-
-Encoder, decoder and prior are modules that return distributions. The KL is in closed form.
+r"""The variational autoencoder of images with one layer of latent variables; see `oodgen.models.one_layer`.
 
 Source: Kingma & Welling 2014; Ran et al. 2021 (papers/bpvae, section 2); Csisz√°rik et al. 2019
 (papers/negative_sampling, section 1).
@@ -13,18 +7,16 @@ Source: Kingma & Welling 2014; Ran et al. 2021 (papers/bpvae, section 2); Csisz√
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Normal, kl_divergence
+from torch.distributions import Distribution, Normal
 
 from oodgen.errors import UserError
-from oodgen.models.density import Bound, Density
 from oodgen.models.likelihoods import Likelihood
-from oodgen.noise import Noise
+from oodgen.models.one_layer import OneLayer, posterior
 
-__all__ = ["VAE", "Decoder", "Encoder", "Isotropic"]
+__all__ = ["VAE", "Decoder", "Encoder", "Isotropic", "activated"]
 
 Size = tuple[int, int]
 
@@ -37,7 +29,7 @@ class Isotropic(nn.Module):
         sigma: $\sigma$, the same for every coordinate.
 
     Raises:
-        UserError: `sigma` is not positive.
+        UserError: `sigma` is not positive, or `mean` not finite.
     """
 
     mean: Tensor
@@ -47,6 +39,8 @@ class Isotropic(nn.Module):
         super().__init__()
         if not 0 < sigma < math.inf:
             raise UserError(f"the prior's sigma={sigma} must be positive")
+        if not math.isfinite(mean):
+            raise UserError(f"the prior's mean={mean} must be a finite number")
         # of the config, not of the weights: a checkpoint does not hold them
         self.register_buffer("mean", torch.tensor(float(mean)), persistent=False)
         self.register_buffer("sigma", torch.tensor(float(sigma)), persistent=False)
@@ -88,8 +82,7 @@ class Encoder(nn.Module):
 
     def forward(self, y: Tensor) -> Normal:
         """Observed images (B, C, H, W) to the distribution of codes (B, d)."""
-        mean, log_variance = self.head(self.features(y).flatten(1)).float().chunk(2, 1)
-        return Normal(mean, (log_variance / 2).exp(), validate_args=False)
+        return posterior(self.head(self.features(y).flatten(1)))
 
 
 class Decoder(nn.Module):
@@ -139,11 +132,30 @@ class Decoder(nn.Module):
 def _activate(layers: nn.Sequential, channels: int, activation: str, batch_norm: bool) -> None:
     if batch_norm:
         layers.append(nn.BatchNorm2d(channels))
-    layers.append(getattr(nn, activation)())
+    layers.append(activated(activation))
 
 
-class VAE(Density):
-    r"""The variational autoencoder; as a `Hierarchy` it has one layer, and $\mathcal L^{>1}$ draws z from the prior.
+def activated(activation: str) -> nn.Module:
+    """The module of torch.nn of that name.
+
+    Raises:
+        UserError: there is none, or it needs arguments or maps a shape to another, as no activation does.
+    """
+    if not isinstance(getattr(nn, activation, None), type):
+        raise UserError(f"model.activation={activation!r} is no module of torch.nn; LeakyReLU is one")
+    probe = torch.zeros(1, 2, 1, 1)
+    try:
+        module: nn.Module = getattr(nn, activation)()
+        kept = module.eval()(probe).shape == probe.shape  # eval draws no random number
+    except (TypeError, ValueError, RuntimeError, NotImplementedError, IndexError, AttributeError):
+        kept = False
+    if not kept:
+        raise UserError(f"model.activation={activation!r} is no activation that needs no arguments; LeakyReLU is one")
+    return module.train()
+
+
+class VAE(OneLayer):
+    r"""The variational autoencoder of images: convolutions in both networks.
 
     Arguments:
         shape: Image shape (C, H, W).
@@ -161,8 +173,6 @@ class VAE(Density):
         UserError: sizes, strides and channels do not fit each other.
     """
 
-    depth = 1
-
     def __init__(
         self,
         shape: Sequence[int],
@@ -176,7 +186,6 @@ class VAE(Density):
         batch_norm: bool = False,
         prior: Isotropic | None = None,
     ) -> None:
-        super().__init__()
         down = list(reversed(channels)) if decoder is None else list(decoder)
         if not len(channels) == len(strides) == len(down) > 0:
             raise UserError(
@@ -184,10 +193,10 @@ class VAE(Density):
             )
         if latent < 1 or kernel < 1 or min(*channels, *strides, *down) < 1:
             raise UserError("model: latent, kernel, channels, strides and decoder must be at least 1")
-        if not isinstance(getattr(nn, activation, None), type):
-            raise UserError(f"model.activation={activation!r} is no module of torch.nn; LeakyReLU is one")
-        self.shape, self.latent, self.likelihood = tuple(shape), latent, likelihood
-        sizes: list[Size] = [(self.shape[1], self.shape[2])]
+        if len(shape) != 3 or min(shape) < 1:
+            raise UserError(f"model.shape={list(shape)} is not that of an image, [channels,height,width]")
+        colours, *size = shape
+        sizes: list[Size] = [(size[0], size[1])]
         for stride in strides:
             height, width = ((n + 2 * ((kernel - 1) // 2) - kernel) // stride + 1 for n in sizes[-1])
             if min(height, width) < 1 or (stride == 1 and (height, width) != sizes[-1]):
@@ -197,62 +206,8 @@ class VAE(Density):
                 )
             sizes.append((height, width))
         rest = (kernel, list(strides), latent, activation, batch_norm)
-        self.encoder = Encoder(sizes, [self.shape[0], *channels], *rest)
-        self.decoder = Decoder(sizes, down, *rest, likelihood.channels(self.shape[0]), likelihood)
-        self.prior = Isotropic() if prior is None else prior
-
-    def observe(self, x: Tensor, noise: Noise) -> Tensor:
-        return self.likelihood.observe(x, noise)
-
-    def forward(self, y: Tensor, noise: Noise, samples: int = 1) -> Bound:
-        return self.bounds(y, noise, (0,), (samples,))[0]
-
-    def bounds(
-        self,
-        y: Tensor,
-        noise: Noise,
-        ks: Sequence[int],
-        samples: Sequence[int],
-        up: Literal["mean", "sample"] = "mean",
-        down: Literal["sample", "mode"] = "sample",
-    ) -> list[Bound]:
-        r"""$\mathcal L^{>0} = \mathcal L$ and $\mathcal L^{>1} = \mathbb E_{p(z)} \log p(x | z)$, for each k of `ks`.
-
-        Nothing lies below z, so `up` has no effect; `down="mode"` takes the prior's mean instead of samples of it.
-
-        Raises:
-            ValueError: k is neither 0 nor 1, or `ks` and `samples` differ in length.
-        """
-        if len(ks) != len(samples) or not {0, 1}.issuperset(ks):
-            raise ValueError(f"levels {ks} with samples {samples} do not fit one layer")
-        q, p = self.encoder(y) if 0 in ks else None, self.prior()
-        z = []
-        for k, s in zip(ks, samples, strict=True):
-            shape = (s, len(y), self.latent)
-            if k == 1:
-                draw = noise.normal("p1", shape, y.device) if down == "sample" else torch.zeros(shape, device=y.device)
-                z.append(p.mean + p.stddev * draw)
-            else:
-                assert q is not None
-                z.append(q.mean + q.stddev * noise.normal("q1", shape, y.device))
-        log_px = self.decoder(torch.cat(z)).log_prob(y).split(list(samples))
-        found = []
-        for k, s, code, value in zip(ks, samples, z, log_px, strict=True):
-            if k == 1:
-                found.append(Bound(value))
-                continue
-            assert q is not None
-            closed = kl_divergence(q, p).sum(1).expand(1, s, len(y))
-            found.append(Bound(value, (q.log_prob(code) - p.log_prob(code),), closed))
-        return found
-
-    def reconstruct(self, y: Tensor, noise: Noise, k: int) -> Tensor:
-        if k == 1:
-            return self.generate(len(y), noise)
-        q = self.encoder(y)
-        return self.decoder(q.mean + q.stddev * noise.normal("q1", (1, *q.mean.shape), y.device)).mean[0]
-
-    def generate(self, count: int, noise: Noise) -> Tensor:
-        p = self.prior()
-        shape = (1, count, self.latent)
-        return self.decoder(p.mean + p.stddev * noise.normal("p1", shape, p.mean.device)).mean[0]
+        networks = (
+            Encoder(sizes, [colours, *channels], *rest),
+            Decoder(sizes, down, *rest, likelihood.channels(colours), likelihood),
+        )
+        super().__init__(shape, latent, likelihood, *networks, prior or Isotropic())

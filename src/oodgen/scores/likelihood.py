@@ -45,5 +45,5 @@ def kl(evidence: Mapping[str, Tensor], layer: int, probe: str = "bounds") -> Ten
 
 
 def statistic(evidence: Mapping[str, Tensor], name: str, probe: str = "image") -> Tensor:
-    """A statistic of the image alone, as a control: what a detector without any model reaches."""
+    """What a probe says by a name: of the image alone, as a control without any model, or of its reconstruction."""
     return evidence[f"{probe}/{name}"]

@@ -1,0 +1,116 @@
+r"""What a variational autoencoder with one layer of latent variables says, whatever its networks are.
+
+$$p(x, z) = p_\theta(x | z)\, p(z), \qquad
+q_\phi(z | x) = \mathcal N\big(\mu_\phi(x), \mathrm{diag}\, s_\phi(x)^2\big), \qquad
+\log p(x) \ge \mathcal L(x) = \mathbb E_q \log p_\theta(x | z) - D_{KL}[q_\phi(z | x) \| p(z)]$$
+
+Encoder, decoder and prior are modules that return distributions. The KL is in closed form.
+
+Source: Kingma & Welling 2014.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from oodgen.models.density import Bound, Density
+from oodgen.models.likelihoods import Likelihood
+from oodgen.noise import Noise
+
+__all__ = ["OneLayer", "posterior"]
+
+
+def posterior(head: Tensor) -> Normal:
+    r"""The distribution of codes (B, d) that $\mu$ and $\log s^2$ give, (B, 2d)."""
+    mean, log_variance = head.float().chunk(2, 1)
+    return Normal(mean, (log_variance / 2).exp(), validate_args=False)
+
+
+class OneLayer(Density):
+    r"""One layer of latent variables between an encoder and a decoder.
+
+    As a `Hierarchy` it has depth 1, and $\mathcal L^{>1}$ draws z from the prior.
+
+    Arguments:
+        shape: Shape of an example, (C, H, W) or (D,).
+        latent: d, the dimension of z.
+        likelihood: Observation model $p(x | z)$.
+        encoder: Observed examples (B, *shape) to the distribution of codes (B, d).
+        decoder: Codes (S, B, d) to the distribution of examples, whose `log_prob` has shape (S, B).
+        prior: () to the distribution of one coordinate of z.
+    """
+
+    depth = 1
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        latent: int,
+        likelihood: Likelihood,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        prior: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.shape, self.latent, self.likelihood = tuple(shape), latent, likelihood
+        self.bin = likelihood.bin
+        self.encoder, self.decoder, self.prior = encoder, decoder, prior
+
+    def observe(self, x: Tensor, noise: Noise) -> Tensor:
+        return self.likelihood.observe(x, noise)
+
+    def forward(self, y: Tensor, noise: Noise, samples: int = 1) -> Bound:
+        return self.bounds(y, noise, (0,), (samples,))[0]
+
+    def bounds(
+        self,
+        y: Tensor,
+        noise: Noise,
+        ks: Sequence[int],
+        samples: Sequence[int],
+        up: Literal["mean", "sample"] = "mean",
+        down: Literal["sample", "mode"] = "sample",
+    ) -> list[Bound]:
+        r"""$\mathcal L^{>0} = \mathcal L$ and $\mathcal L^{>1} = \mathbb E_{p(z)} \log p(x | z)$, for each k of `ks`.
+
+        Nothing lies below z, so `up` has no effect; `down="mode"` takes the prior's mean instead of samples of it.
+
+        Raises:
+            ValueError: k is neither 0 nor 1, or `ks` and `samples` differ in length.
+        """
+        if len(ks) != len(samples) or not {0, 1}.issuperset(ks):
+            raise ValueError(f"levels {ks} with samples {samples} do not fit one layer")
+        q, p = self.encoder(y) if 0 in ks else None, self.prior()
+        z = []
+        for k, s in zip(ks, samples, strict=True):
+            shape = (s, len(y), self.latent)
+            if k == 1:
+                draw = noise.normal("p1", shape, y.device) if down == "sample" else torch.zeros(shape, device=y.device)
+                z.append(p.mean + p.stddev * draw)
+            else:
+                assert q is not None
+                z.append(q.mean + q.stddev * noise.normal("q1", shape, y.device))
+        log_px = self.decoder(torch.cat(z)).log_prob(y).split(list(samples))
+        found = []
+        for k, s, code, value in zip(ks, samples, z, log_px, strict=True):
+            if k == 1:
+                found.append(Bound(value))
+                continue
+            assert q is not None
+            closed = kl_divergence(q, p).sum(1).expand(1, s, len(y))
+            found.append(Bound(value, (q.log_prob(code) - p.log_prob(code),), closed))
+        return found
+
+    def reconstruct(self, y: Tensor, noise: Noise, k: int) -> Tensor:
+        if k == 1:
+            return self.generate(len(y), noise)
+        q = self.encoder(y)
+        return self.decoder(q.mean + q.stddev * noise.normal("q1", (1, *q.mean.shape), y.device)).mean[0]
+
+    def generate(self, count: int, noise: Noise) -> Tensor:
+        p = self.prior()
+        shape = (1, count, self.latent)
+        return self.decoder(p.mean + p.stddev * noise.normal("p1", shape, p.mean.device)).mean[0]
