@@ -1,0 +1,50 @@
+r"""The log-density of each example, for models that state one exactly."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oodgen.errors import UserError
+from oodgen.models.density import Density
+from oodgen.noise import ExampleNoise
+from oodgen.probes.probe import Evidence
+
+__all__ = ["LogDensity"]
+
+
+@dataclass(frozen=True)
+class LogDensity:
+    r"""$\frac1S \sum_s \log p(y_s)$ over S observations $y_s$ of an example, such as its dequantisations.
+
+    The mean over dequantisations is a lower bound on the log-mass of the stored image (Theis et al. 2016, section 3.1),
+    and so is one of them on average; more make it less noisy, and no tighter.
+
+    Evidence, in nats, as the first level of `oodgen.probes.bounds.Bounds` has it: `l` (1, N) and `log_px` (1, N), which
+    are equal where the density is exact; of a variational model `l` is the ELBO with one sample of z for each s.
+
+    Arguments:
+        samples: S.
+
+    Raises:
+        UserError: `samples` is not positive.
+    """
+
+    samples: int = 1
+    needs = Density
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise UserError(f"probe option samples={self.samples} must be at least 1")
+
+    def batch(self, model: Density) -> int:
+        return 200
+
+    def __call__(self, model: Density, x: Tensor, noise: ExampleNoise) -> Evidence:
+        value, log_px = (torch.zeros(1, len(x), dtype=torch.float64, device=x.device) for _ in range(2))
+        for s in range(self.samples):  # a pass for each: the rows of a call do not grow with S
+            draw = ExampleNoise(noise.seed, noise.index, noise.first + s)
+            bound = model(model.observe(x, draw), draw)
+            value += bound.elbo.double()
+            log_px += bound.log_px.double()
+        return {"l": (value / self.samples).float(), "log_px": (log_px / self.samples).float()}
