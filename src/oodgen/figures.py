@@ -111,18 +111,23 @@ def densities(scores: Mapping[str, Mapping[str, Array]], inlier: str) -> Figure:
                     continue
                 x, y = _density(values, low, high)
                 tops.append(y.max())
-                if name == inlier:
-                    axis.fill_between(x, y, color=INK, alpha=0.16, linewidth=0)
-                    axis.plot(x, y, color=INK, label=f"{name} (in)", zorder=3)
-                else:
-                    colour, dash = style(name)
-                    axis.plot(x, y, color=colour, linestyle=dash, label=name)
+                _outline(axis, x, y, name, "in" if name == inlier else "")
             _edges(axis, {name: float(np.median(clean[name])) for name in far}, low, high)
             # a set of nearly equal scores must not flatten all others
             top = (1.08 + 0.12 * len(far)) * min(max(tops), 4 * np.median(tops))
             axis.set(title=score, xlim=(low, high), yticks=[], ylim=(0, top))
             axis.spines["left"].set_visible(False)
         return finish(figure, axes, len(scores))
+
+
+def _outline(axis: Axes, x: Array, y: Array, name: str, word: str) -> None:
+    """A set's density in its own colour and dash; filled and dark, with a word in the legend, if one is given."""
+    if word:
+        axis.fill_between(x, y, color=INK, alpha=0.16, linewidth=0)
+        axis.plot(x, y, color=INK, label=f"{name} ({word})", zorder=3)
+    else:
+        colour, dash = style(name)
+        axis.plot(x, y, color=colour, linestyle=dash, label=name)
 
 
 def _edges(axis: Axes, far: Mapping[str, float], low: float, high: float) -> None:
@@ -161,12 +166,7 @@ def likelihoods(sets: Mapping[str, Array], filled: str, word: str = "in") -> Fig
             u, y = _density(values, low - pad, high + pad, 480)
             x, y = width * np.sinh(u), np.where(y > 1e-3 * y.max(), y, np.nan)
             tops.append(np.nanmax(y))
-            if name == filled:
-                axis.fill_between(x, y, color=INK, alpha=0.16, linewidth=0)
-                axis.plot(x, y, color=INK, label=f"{name} ({word})", zorder=3)
-            else:
-                colour, dash = style(name)
-                axis.plot(x, y, color=colour, linestyle=dash, label=name)
+            _outline(axis, x, y, name, word if name == filled else "")
         axis.set_xscale("asinh", linear_width=width)
         axis.set(xlim=width * np.sinh([low - pad, high + pad]), yticks=[], xlabel="log p(x), nats")
         ticks = _round_numbers(width, low - pad, high + pad)
