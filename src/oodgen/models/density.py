@@ -7,10 +7,11 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from oodgen.models.likelihoods import Likelihood
 from oodgen.nets import data_dependent_init
 from oodgen.noise import Noise
 
-__all__ = ["Bound", "Density", "Hierarchy"]
+__all__ = ["Bound", "Density", "Hierarchy", "Latent"]
 
 
 class Bound(NamedTuple):
@@ -79,6 +80,37 @@ class Density(nn.Module, ABC):
     @abstractmethod
     def generate(self, count: int, noise: Noise) -> Tensor:
         """Expected images in [0, 1] of `count` draws from the prior, shape (count, C, H, W), differentiable."""
+
+
+class Latent(Density):
+    r"""A density with latent variables and an observation model $p(x | z)$; its bound is $\mathcal L^{>0}$.
+
+    Arguments:
+        shape: Shape of an example.
+        likelihood: Observation model.
+    """
+
+    def __init__(self, shape: Sequence[int], likelihood: Likelihood) -> None:
+        super().__init__()
+        self.shape, self.likelihood, self.bin = tuple(shape), likelihood, likelihood.bin
+
+    @abstractmethod
+    def bounds(
+        self,
+        y: Tensor,
+        noise: Noise,
+        ks: Sequence[int],
+        samples: Sequence[int],
+        up: Literal["mean", "sample"] = "mean",
+        down: Literal["sample", "mode"] = "sample",
+    ) -> list[Bound]:
+        """See `Hierarchy`."""
+
+    def observe(self, x: Tensor, noise: Noise) -> Tensor:
+        return self.likelihood.observe(x, noise)
+
+    def forward(self, y: Tensor, noise: Noise, samples: int = 1) -> Bound:
+        return self.bounds(y, noise, (0,), (samples,))[0]
 
 
 @runtime_checkable

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
 from oodgen.errors import UserError
-from oodgen.models.density import Bound, Density
+from oodgen.models.density import Bound, Latent
 from oodgen.models.likelihoods import Likelihood
 from oodgen.nets import Lower, Stage
 from oodgen.noise import Noise
@@ -97,7 +97,7 @@ def _split(p: Normal, sizes: Sequence[int]) -> list[Normal]:
     return [Normal(mean, scale, validate_args=False) for mean, scale in parts]
 
 
-class BottomUpVAE(Density):
+class BottomUpVAE(Latent):
     r"""The hierarchical VAE with bottom-up inference (HVAE).
 
     Arguments:
@@ -120,13 +120,11 @@ class BottomUpVAE(Density):
         stride_first: bool = False,
         scale: Literal["variance", "deviation"] = "variance",
     ) -> None:
-        super().__init__()
-        self.shape = tuple(shape)
+        super().__init__(shape, likelihood)
         specs = [Layer(**layer) for layer in layers]  # type: ignore[arg-type]
         if not specs:
             raise UserError("model.layers is empty; a hierarchy needs at least one layer")
         self.depth = len(specs)
-        self.likelihood, self.bin = likelihood, likelihood.bin
 
         sizes = [(self.shape[1], self.shape[2])]
         for spec in specs:
@@ -154,12 +152,6 @@ class BottomUpVAE(Density):
         )
         pixels = (likelihood.channels(self.shape[0]), *sizes[0])
         self.decoder = nn.ModuleList([stage(1, True), Lower(specs[0].channels, sizes[0], pixels, 1)])
-
-    def observe(self, x: Tensor, noise: Noise) -> Tensor:
-        return self.likelihood.observe(x, noise)
-
-    def forward(self, y: Tensor, noise: Noise, samples: int = 1) -> Bound:
-        return self.bounds(y, noise, (0,), (samples,))[0]
 
     def bounds(
         self,

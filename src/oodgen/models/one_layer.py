@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from oodgen.models.density import Bound, Density
+from oodgen.models.density import Bound, Latent
 from oodgen.models.likelihoods import Likelihood
 from oodgen.noise import Noise
 
@@ -29,7 +29,7 @@ def posterior(head: Tensor) -> Normal:
     return Normal(mean, (log_variance / 2).exp(), validate_args=False)
 
 
-class OneLayer(Density):
+class OneLayer(Latent):
     r"""One layer of latent variables between an encoder and a decoder.
 
     As a `Hierarchy` it has depth 1, and $\mathcal L^{>1}$ draws z from the prior.
@@ -54,16 +54,9 @@ class OneLayer(Density):
         decoder: nn.Module,
         prior: nn.Module,
     ) -> None:
-        super().__init__()
-        self.shape, self.latent, self.likelihood = tuple(shape), latent, likelihood
-        self.bin = likelihood.bin
+        super().__init__(shape, likelihood)
+        self.latent = latent
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
-
-    def observe(self, x: Tensor, noise: Noise) -> Tensor:
-        return self.likelihood.observe(x, noise)
-
-    def forward(self, y: Tensor, noise: Noise, samples: int = 1) -> Bound:
-        return self.bounds(y, noise, (0,), (samples,))[0]
 
     def bounds(
         self,
