@@ -133,6 +133,21 @@ def test_each_turn_has_the_gradient_of_its_own_loss(watched):
         assert all(grad.abs().max() > 1e-3 for grad in reaction)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("pull", [0.0, 0.3])
+def test_pull_weighs_what_the_decoder_gives_for_its_samples(watched, pull):
+    method, turns = watched(steps=1, pull=pull)
+    y = method.loader.batch(0).x / 255
+    method.noise(method.loader.batch(0))
+    # without a pull the decoder's turn draws no sample: the noise of q comes third
+    drawn = [torch.randn(SIZE, LATENT) for _ in range(3 if pull == 0 else 4)]
+    model = turns[1].before
+    loss = -reconstruction(model, model.encoder(y), y, drawn[-1])
+    if pull:
+        loss = loss + pull * divergence(model.encoder(generated(model, drawn[2])))
+    compare(turns[1], "decoder", torch.autograd.grad(loss, list(model.decoder.parameters())))
+
+
 def compare(turn, player, expected):
     mine = [grad for name, grad in turn.grads.items() if name.startswith(player)]
     for grad, explicit in zip(mine, expected, strict=True):

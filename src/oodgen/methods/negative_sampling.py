@@ -30,8 +30,8 @@ class NegativeSampling(Method):
 
     With generated negatives, $\bar x = G_\theta(z)$, $z \sim p(z)$, G the decoder's mean, the two play against each
     other by turns. Each batch is a step of the encoder on the above, with G(z) held fixed, then a step of the decoder
-    on $-\mathcal L(x) + D_{KL}[q_\phi(z|G_\theta(z)) \| p(z)]$, with the encoder held fixed. With negatives from
-    other sources both have the same loss and take their step at once.
+    on $-\mathcal L(x) + \lambda D_{KL}[q_\phi(z|G_\theta(z)) \| p(z)]$, with the encoder held fixed. With negatives
+    from other sources both have the same loss and take their step at once.
 
     Arguments:
         model: The VAE.
@@ -40,13 +40,15 @@ class NegativeSampling(Method):
             "uniform", every pixel uniform on [0, 1]; "noisy", the batch itself plus Gaussian noise; "generated".
         shift: m, 8 for the paper's grey images and 25 for its colour images.
         sigma: Standard deviation of the noise of "noisy", where white is 1.
+        pull: $\lambda$, what the decoder gives for its samples to be taken for data: 1 in the paper's section 4.3; with 0
+            the samples are negatives that do not fight back.
         clip: In the game, the largest norm of either one's gradient; None for no limit. (The Trainer's own clipping
             does not know whose turn it is.)
         seed: Seed of the noise of every step.
 
     Raises:
-        UserError: `negatives` is none of these, or "dataset" without a negative set; `clip` outside of the game;
-            a number that is not finite or not positive.
+        UserError: `negatives` is none of these, or "dataset" without a negative set; `clip` or `pull` outside of the
+            game; a number that is not finite or not positive.
         Diverged: a term of the loss or a gradient is not finite; the message says at which step.
 
     Source: Csiszárik et al. 2019, sections 3 and 4.3 (papers/negative_sampling, sections 1-3). The paper updates
@@ -65,6 +67,7 @@ class NegativeSampling(Method):
         shift: float = 8.0,
         sigma: float = 0.25,
         clip: float | None = None,
+        pull: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__(model, optimizer, seed)
@@ -80,8 +83,12 @@ class NegativeSampling(Method):
             )
         if clip is not None and not clip > 0:
             raise UserError(f"method.clip={clip} must be positive; null sets no limit")
+        if pull != 1 and negatives != "generated":
+            raise UserError("method.pull is for negatives=generated; no decoder makes the others")
+        if not 0 <= pull < math.inf:
+            raise UserError(f"method.pull={pull} must be finite and not negative")
         self.automatic_optimization = negatives != "generated"
-        self.negatives, self.sigma, self.clip = negatives, sigma, clip
+        self.negatives, self.sigma, self.clip, self.pull = negatives, sigma, clip, pull
         self.shifted = Isotropic(mean=shift)
 
     def uses(self) -> frozenset[str]:
@@ -128,13 +135,15 @@ class NegativeSampling(Method):
         return pushed - bound, {"log_px": log_px, "kl_1": kl, "kl_negative": pushed, "bound": bound}
 
     def decoder_loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
-        r"""$-\log p(x|z) + D_{KL}[q(z|G(z)) \| p]$; the KL of x, which knows no decoder, is left out."""
+        r"""$-\log p(x|z) + \lambda D_{KL}[q(z|G(z)) \| p]$; the KL of x, which knows no decoder, is left out."""
         y = self.model.observe(batch.x, noise)
+        if self.pull == 0:
+            return -self._log_px(self.model.encoder(y), y, noise), {}
         generated = self._negative(y, batch, noise)
         q, q_generated = self._encode(y, generated)
         assert q_generated is not None
         pulled = kl_divergence(q_generated, self.model.prior()).sum(1).mean()
-        return pulled - self._log_px(q, y, noise), {"kl_generated": pulled}
+        return self.pull * pulled - self._log_px(q, y, noise), {"kl_generated": pulled}
 
     def _turn(
         self,
