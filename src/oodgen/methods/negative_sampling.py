@@ -40,8 +40,8 @@ class NegativeSampling(Method):
             "uniform", every pixel uniform on [0, 1]; "noisy", the batch itself plus Gaussian noise; "generated".
         shift: m, 8 for the paper's grey images and 25 for its colour images.
         sigma: Standard deviation of the noise of "noisy", where white is 1.
-        pull: $\lambda$, what the decoder gives for its samples to be taken for data: 1 in the paper's section 4.3; with 0
-            the samples are negatives that do not fight back.
+        pull: $\lambda$, what the decoder gives for its samples to be taken for data: 1 in the paper's section 4.3; with
+            0 the samples are negatives that do not fight back.
         clip: In the game, the largest norm of either one's gradient; None for no limit. (The Trainer's own clipping
             does not know whose turn it is.)
         seed: Seed of the noise of every step.
