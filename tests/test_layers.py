@@ -49,8 +49,8 @@ ALLOWED = {
         *EVERYBODY, "record", "places", "groups", "tables", "printed", "verdict", "look", "figures",
     ],
     "report": [
-        *EVERYBODY, "places", "groups", "study", "tables", "printed", "ledger", "verdict", "render", "comparisons",
-        "page",
+        *EVERYBODY, "places", "groups", "keep", "study", "tables", "printed", "ledger", "verdict", "render",
+        "comparisons", "page",
     ],
     "evaluate": [
         *EVERYBODY, "metrics", "record", "device", "models.density", "probes.probe", "data.module", "data.resident",

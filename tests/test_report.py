@@ -82,6 +82,29 @@ def test_printed_numbers_stand_in_the_papers_tables_alone(tmp_path, capsys):
         assert -1 < text.index("Tables of the papers") < text.index("S=250")
 
 
+def test_kept_runs_are_reported_as_the_runs_themselves(tmp_path, capsys):
+    runs, kept = tmp_path / "machine" / "runs", tmp_path / "kept"
+    for seed, value in enumerate((0.8, 0.9)):
+        make(runs, name=f"aaaaa{seed}", seed=seed, auroc=value, train_dir=f"{runs}/train/x", paper=ABOUT["paper"])
+    make(runs, name="cccccc", seed=2, state="diverged", why=f"NaN at step 3 (found in {runs}/train/y)")
+    make(runs, name="dddddd", seed=3, state="running")
+    assert report.main([str(runs), "--out", str(tmp_path / "a"), "--keep", str(kept)]) == 0
+    first = capsys.readouterr()
+    assert "kept 3 runs" in first.err
+    assert "machine" not in "".join(path.read_text() for path in kept.rglob("*") if path.is_file())
+    make(tmp_path / "later", name="eeeeee", seed=4, auroc=1.0)
+    assert report.main([str(kept), "--out", str(tmp_path / "b")]) == 0
+    again = capsys.readouterr().out
+    assert [line for line in first.out.splitlines() if "running" not in line and "|" in line] == [
+        line for line in again.splitlines() if "|" in line
+    ]
+    assert report.main([str(tmp_path / "later"), "--out", str(tmp_path / "c"), "--keep", str(kept)]) == 0
+    assert report.main([str(kept), "--out", str(tmp_path / "d")]) == 0
+    assert "0.900 ± 0.100" in capsys.readouterr().out
+    assert report.main([str(kept), "--out", str(tmp_path / "e"), "--keep", str(kept)]) == 2
+    assert "where the runs lie already" in capsys.readouterr().err
+
+
 def test_unfinished_runs_are_counted_named_and_left_out(tmp_path, capsys):
     make(tmp_path, auroc=0.9)
     make(tmp_path, name="bbbbbb", seed=1, state="diverged", why="nan at step 12")

@@ -16,6 +16,7 @@ from oodgen import groups, ledger, page, places, printed, render, study, tables
 from oodgen.errors import UserError
 from oodgen.files import write_text
 from oodgen.groups import Experiment
+from oodgen.keep import keep
 from oodgen.verdict import verdict
 
 __all__ = ["Section", "main", "write"]
@@ -183,10 +184,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a paper.yaml to compare with; may be repeated (the runs' own papers are found by themselves)",
     )
     parser.add_argument("--out", type=Path, help="where the report goes (default: RUNS/report)")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="copy what a report needs of each run there, without the machine's paths: it can be published, and "
+        "reported again together with later runs",
+    )
     options = parser.parse_args(arguments)
     out = options.out or options.runs / "report"
     try:
         print(write(options.runs, out, options.paper))
+        if options.keep is not None:
+            runs, unfinished = groups.collect(options.runs)
+            ended = [*runs, *(run for run in unfinished if run.state == "diverged")]
+            print(f"kept {keep((run.folder for run in ended), options.keep)} runs", file=sys.stderr)
     except UserError as error:
         print(f"oodgen: {error}", file=sys.stderr)
         return 2
