@@ -21,8 +21,8 @@ class Bound(NamedTuple):
 
     Arguments:
         log_px: $\log p(y | z)$ for S samples of z, shape (S, B).
-        log_ratios: $\log q - \log p$ of each inferred layer, elementwise, lowest layer first, each of shape
-            (S, B, *latent); empty if the density is exact.
+        log_ratios: $\log q - \log p$ of each inferred layer, lowest layer first, elementwise of shape (S, B, *latent),
+            or (S, B, 1) of a layer whose prior is no product over elements; empty if the density is exact.
         closed: The KL of each inferred layer where it has a closed form, (layers, S, B); None where it has none.
     """
 
