@@ -59,6 +59,7 @@ ALLOWED = {
     "attack": [
         *EVERYBODY, "models.density", "evaluate", "data.adversarial", "data.module", "data.resident",
     ],
+    "toy": [*EVERYBODY, "look", "models.priors"],
     "train": [*EVERYBODY, "checkpoints", "curves", "device", "data.module"],
 }  # fmt: skip
 # The ends of a run, which only each other may know.

@@ -163,9 +163,7 @@ def test_bounds_under_a_learned_prior_are_the_slow_definition(kind):
     torch.testing.assert_close(prior.elbo, drawn)
     middle = model.bounds(Y, noise, (1,), (2,), down="mode")[0].elbo
     torch.testing.assert_close(middle, model.decoder(model.prior.centre((2, 4, 3), CPU)).log_prob(Y))
-    torch.testing.assert_close(
-        model.generate(4, noise), model.decoder(model.prior.draw(noise, (1, 4, 3), CPU)).mean[0]
-    )
+    torch.testing.assert_close(model.generate(4, noise), model.decoder(model.prior.draw(noise, (1, 4, 3), CPU)).mean[0])
 
 
 @torch.no_grad()

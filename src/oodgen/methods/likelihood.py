@@ -85,8 +85,8 @@ class MaximumLikelihood(Method):
         UserError: an option is none of these, or free bits with "iwae", whose samples have no KL of their own.
         Diverged: the bound or a gradient is not finite; the message says at which step and layer.
 
-    Source: papers/hierarchical_llr, section 1 (training); Choi, Jang, Alemi 2019, section 4.1, whose code takes the mean
-    of 16 ELBOs (papers/generative_ensembles, section 2); Burda, Grosse, Salakhutdinov 2016, eq. 8.
+    Source: papers/hierarchical_llr, section 1 (training); Choi, Jang, Alemi 2019, section 4.1, whose code takes the
+    mean of 16 ELBOs (papers/generative_ensembles, section 2); Burda, Grosse, Salakhutdinov 2016, eq. 8.
     """
 
     def __init__(
@@ -107,7 +107,9 @@ class MaximumLikelihood(Method):
         if objective == "iwae" and free_bits is not None:
             raise UserError("method.free_bits is a floor under a KL, which objective=iwae has not; set it to null")
         if samples < 1 or not 0 <= beta < math.inf:
-            raise UserError(f"method.samples={samples} must be at least 1, and method.beta={beta} at least 0 and finite")
+            raise UserError(
+                f"method.samples={samples} must be at least 1, and method.beta={beta} at least 0 and finite"
+            )
         if decay not in ("constant", "linear", "cosine"):
             raise UserError(f"method.decay={decay!r} is not one of: constant, linear, cosine")
         self.samples, self.warmup, self.free_bits, self.decay = samples, warmup, free_bits, decay

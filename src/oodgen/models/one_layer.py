@@ -96,7 +96,7 @@ class OneLayer(Latent):
                 z.append(q.mean + q.stddev * noise.normal("q1", shape, y.device))
         log_px = self.decoder(torch.cat(z)).log_prob(y).split(list(samples))
         found = []
-        for k, s, code, value in zip(ks, samples, z, log_px, strict=True):
+        for k, code, value in zip(ks, z, log_px, strict=True):
             if k == 1:
                 found.append(Bound(value))
                 continue

@@ -215,7 +215,8 @@ class VAE(OneLayer):
         if not len(channels) == len(strides) > 0 or not len(down) == len(up) > 0:
             own = "" if decoder_strides is None else f" decoder_strides={list(decoder_strides)}"
             raise UserError(
-                f"model: channels={list(channels)}, strides={list(strides)} and decoder={down}{own} must be equally many"
+                f"model: channels={list(channels)}, strides={list(strides)} and decoder={down}{own} must be equally "
+                "many"
             )
         if min(latent, kernel, 1 if hidden is None else hidden, *channels, *strides, *down, *up) < 1:
             raise UserError("model: latent, kernel, hidden, channels, strides and decoder must be at least 1")
