@@ -10,7 +10,8 @@ from torch import nn
 from oodgen import attack
 from oodgen.data.adversarial import adversarial
 from oodgen.data.catalog import Dataset
-from oodgen.data.module import OODDataModule, TestSet
+from oodgen.data.module import OODDataModule
+from oodgen.data.module import TestSet as Examined
 from oodgen.data.transforms import gaussian_noise
 from oodgen.errors import UserError
 from oodgen.models.density import Attackable, Bound, Density
@@ -56,7 +57,7 @@ def witness(model, seed=0):
     return SimpleNamespace(model=model, device=SimpleNamespace(torch=torch.device("cpu")), seed=seed)
 
 
-INLIER = TestSet(np.zeros((COUNT, 1, 8, 8), np.uint8), "inlier", "test", "hash")
+INLIER = Examined(np.zeros((COUNT, 1, 8, 8), np.uint8), "inlier", "test", "hash")
 
 
 def made(model, seed=0, **options):
