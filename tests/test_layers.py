@@ -56,6 +56,10 @@ ALLOWED = {
         *EVERYBODY, "metrics", "record", "device", "models.density", "probes.probe", "data.module", "data.resident",
         "tables",
     ],
+    "attack": [
+        *EVERYBODY, "models.density", "evaluate", "data.adversarial", "data.module", "data.resident",
+    ],
+    "toy": [*EVERYBODY, "look", "models.priors"],
     "train": [*EVERYBODY, "checkpoints", "curves", "device", "data.module"],
 }  # fmt: skip
 # The ends of a run, which only each other may know.

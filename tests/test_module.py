@@ -89,7 +89,7 @@ def test_what_is_trained_with_is_another_set_each_time(make):
     for options in ({"negative": _set()}, {"auxiliary": {"a": _set()}}, {"auxiliary": {n: _set("b") for n in "ab"}}):
         with pytest.raises(UserError, match=r"data\.\S+ and data\.\S+ are both (own|b);"):
             make(_set(), **options)
-    with pytest.raises(UserError, match=r"data\.negative=hflip is made from test images"):
+    with pytest.raises(UserError, match=r"data\.negative=hflip is made for testing"):
         make(_set(), negative=Transform("hflip", lambda x, _: x))
 
 

@@ -34,8 +34,8 @@ def _options() -> list[str]:
     found = []
     for path in sorted(config_dir().rglob("*.yaml")):
         group = path.parent.relative_to(config_dir()).as_posix()
-        if group == "likelihood":
-            found.append(f"model=vae_grey likelihood@model.likelihood={path.stem}")
+        if group in ("likelihood", "prior"):
+            found.append(f"model=vae_grey {group}@model.{group}={path.stem}")
         elif group not in (".", "experiment", "sweep"):
             found.append(f"{group}@{GROUPS[group]}={path.stem}" if group in GROUPS else f"{group}={path.stem}")
     return found

@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 
-from oodgen import board, evaluate, page, record
+from oodgen import attack, board, evaluate, page, record
 from oodgen.calibration import calibrate
 from oodgen.checkpoints import find, load_weights
 from oodgen.data.module import TestSet
@@ -53,6 +53,7 @@ def _run(parts: Parts, folder: Path, overrides: Sequence[str]) -> None:
     root = Path(config["runs"]) / "smoke" if config["smoke"] else Path(config["runs"])
     train_dir = root / "train" / fingerprint
     sets = data.test_sets()  # first of all: a set that is missing should not cost a training
+    attack.check(method.model, data.attacks)
     data.setup()
     for name, why in data.skipped.items():
         log.warning("skipped %s: %s", name, why)
@@ -68,6 +69,7 @@ def _run(parts: Parts, folder: Path, overrides: Sequence[str]) -> None:
         witness = evaluate.Witness(model, config["checkpoint"], *kept, device, config["eval_seed"])
         scores = evaluate.fit_scores(parts.scores, evaluate.collect(witness, parts.probes, data.held["validation"]))
         calibrate(witness, parts.probes, data, folder)
+        sets |= attack.craft(witness, data.attacks, sets[data.inlier.name])
         values: dict[str, dict[str, np.ndarray]] = {}
         means: dict[str, dict[str, np.ndarray]] = {}
         for name, test in sets.items():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from oodgen.data.__main__ import catalogue, main
+from oodgen.data.adversarial import Attack
 from oodgen.data.catalog import Dataset, Transform
 
 NAMES = [
@@ -39,6 +40,7 @@ NAMES = [
     "vflip",
     "uniform_noise",
     "gaussian_noise",
+    "adversarial",
 ]
 
 
@@ -46,7 +48,7 @@ def test_every_name_of_the_design():
     entries = catalogue()
     assert set(NAMES) <= set(entries)
     for name, entry in entries.items():
-        assert entry is None or (isinstance(entry, Dataset | Transform) and entry.name == name)
+        assert entry is None or (isinstance(entry, Dataset | Transform | Attack) and entry.name == name)
         if isinstance(entry, Dataset):
             assert len(entry.shape) in (1, 3) and entry.sizes and entry.licence and entry.source.startswith("http")
 

@@ -15,6 +15,9 @@ from oodgen.data.resident import Batch, Examples, TrainLoader
 from oodgen.errors import Diverged, UserError
 from oodgen.methods.likelihood import FreeBits, MaximumLikelihood
 from oodgen.models.density import Bound, Density
+from oodgen.models.likelihoods import Bernoulli
+from oodgen.models.priors import Flow, Mixture
+from oodgen.models.vae import VAE
 from oodgen.paths import config_dir
 
 CPU = torch.device("cpu")
@@ -139,9 +142,20 @@ def test_wrong_free_bits_are_one_line(options, message):
         FreeBits(**options)
 
 
-def test_wrong_decay_is_one_line():
-    with pytest.raises(UserError, match="decay='exponential' is not one of"):
-        MaximumLikelihood(Stub(), sgd, decay="exponential")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decay": "exponential"}, "decay='exponential' is not one of"),
+        ({"objective": "waic"}, "objective='waic' is not one of: elbo, iwae"),
+        ({"objective": "iwae", "free_bits": FreeBits()}, "free_bits is a floor under a KL"),
+        ({"beta": -0.1}, "beta=-0.1 at least 0"),
+        ({"beta": float("inf")}, "beta=inf at least 0 and finite"),
+        ({"samples": 0}, "samples=0 must be at least 1"),
+    ],
+)
+def test_wrong_options_are_one_line(options, message):
+    with pytest.raises(UserError, match=message):
+        MaximumLikelihood(Stub(), sgd, **options)
 
 
 class Stub(Density):
@@ -177,6 +191,79 @@ def test_floors_and_warm_up_together():
     method = attach(MaximumLikelihood(Stub(), sgd, warmup=4, free_bits=FreeBits(4.0, hold=2, anneal=2)), 10)
     for step, loss in ((1, (4 + 5) / 40 + 11), (20 + 1, 21 / 40 * (3.8 + 5) + 11), (99, 8 + 11)):
         assert method.training_step(batch((1, 2, 2), step=step), 0).item() == pytest.approx(loss)
+
+
+# --- objectives of several samples ---
+
+
+PRIORS = {"standard": lambda: None, "mixture": lambda: Mixture(3, 4), "flow": lambda: Flow(3, 2, (8,))}
+
+
+@pytest.fixture(params=PRIORS)
+def sampled(request):
+    """A VAE, a batch, and log p(x|z_s), log q/p and the KL of S = 16 samples as the loss of that batch draws them."""
+    torch.manual_seed(0)
+    model = VAE((1, 8, 8), 3, [4], [2], 4, Bernoulli("soft"), prior=PRIORS[request.param]())
+    nn.init.normal_(model.encoder.head.weight, std=0.3)
+    given = batch((1, 8, 8), 5)
+    y, q = given.x / 255, model.encoder(given.x / 255)
+    MaximumLikelihood(model, sgd).noise(given)
+    z = q.mean + q.stddev * torch.randn(16, 5, 3)
+    p = model.prior()
+    prior = p.log_prob(z) if request.param != "standard" else p.log_prob(z).sum(2)
+    ratio = q.log_prob(z).sum(2) - prior
+    closed = (q.mean**2 + q.variance - 1 - q.variance.log()).sum(1).expand(16, 5) / 2
+    kl = closed if request.param == "standard" else ratio
+    return model, given, model.decoder(z).log_prob(y), ratio, kl
+
+
+def losses(model, given, samples=16, **options):
+    method = attach(MaximumLikelihood(model, sgd, samples=samples, **options))
+    return method.loss(given, method.noise(given))
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.1, 0.0])
+def test_the_mean_of_16_elbos_is_distortion_plus_beta_times_rate(sampled, beta):
+    model, given, log_px, _, kl = sampled
+    loss, terms = losses(model, given, beta=beta)
+    torch.testing.assert_close(loss, -(log_px - beta * kl).mean())
+    torch.testing.assert_close(terms["bound"], (log_px - kl).mean())
+    torch.testing.assert_close(terms["kl_1"], kl.mean())
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.1])
+def test_iwae_is_the_logarithm_of_the_mean_weight(sampled, beta):
+    model, given, log_px, ratio, _ = sampled
+    loss, _ = losses(model, given, objective="iwae", beta=beta)
+    weights = (log_px - beta * ratio).double()
+    top = weights.max(0).values
+    by_hand = top + (weights - top).exp().mean(0).log()
+    assert loss.item() == pytest.approx(-by_hand.mean().item(), rel=1e-5)
+    # above the mean of the same weights, by Jensen, and below the largest
+    assert -loss.item() > weights.mean().item() + 1e-3
+    assert -loss.item() < weights.max(0).values.mean().item()
+
+
+def test_iwae_of_one_sample_is_the_sampled_elbo(sampled):
+    model, given, *_ = sampled
+    method = attach(MaximumLikelihood(model, sgd))
+    bound = model(model.observe(given.x, None), method.noise(given))
+    torch.testing.assert_close(losses(model, given, 1, objective="iwae")[0], -bound.weights.mean())
+
+
+def test_warm_up_ends_at_beta():
+    for step, beta in ((10, 0.1), (40, 0.4), (99, 0.4)):
+        method = attach(MaximumLikelihood(Stub(), sgd, warmup=4, beta=0.4), 10)
+        assert method.training_step(batch((1, 2, 2), step=step), 0).item() == pytest.approx(beta * 8 + 11)
+
+
+def test_both_objectives_reach_every_parameter(sampled):
+    model, given, *_ = sampled
+    for objective in ("elbo", "iwae"):
+        model.zero_grad()
+        losses(model, given, objective=objective)[0].backward()
+        for name, value in model.named_parameters():
+            assert value.grad.isfinite().all() and value.grad.abs().max() > 1e-5, (objective, name)
 
 
 def test_the_loss_of_a_step_depends_on_seed_and_step_alone():

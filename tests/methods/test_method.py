@@ -12,6 +12,7 @@ from oodgen.methods.likelihood import MaximumLikelihood
 from oodgen.methods.method import Method
 from oodgen.methods.negative_sampling import NegativeSampling
 from oodgen.models.likelihoods import Bernoulli
+from oodgen.models.priors import Mixture
 from oodgen.models.vae import VAE, Isotropic
 from oodgen.noise import ExampleNoise
 
@@ -53,6 +54,14 @@ def test_validation_is_the_bound_of_inliers_under_the_models_prior(name, monkeyp
         torch.testing.assert_close(numbers["val/kl_1"], kl)
         torch.testing.assert_close(numbers["val/log_px"], log_px)
         torch.testing.assert_close(numbers["val/bound"], log_px - kl)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_second_prior_needs_a_kl_in_closed_form(name):
+    model = tiny()
+    model.prior = Mixture(3, 2)
+    with pytest.raises(UserError, match=r"which a Mixture prior has not; choose prior@model\.prior=standard"):
+        METHODS[name](model)
 
 
 @pytest.mark.parametrize("name", METHODS)

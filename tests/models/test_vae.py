@@ -194,6 +194,10 @@ def test_the_decoder_mirrors_the_encoder(shape, kernel, strides, sizes):
         {"shape": (1, 28)},
         {"strides": [1, 1]},  # a kernel of 4 would shrink the map
         {"shape": (1, 3, 3)},
+        {"hidden": 0},
+        {"decoder_strides": [2]},
+        {"decoder_strides": [2, 0]},
+        {"decoder": [4, 4, 4], "decoder_strides": [2, 2, 2]},  # begins with a smaller map than the encoder ends at
     ],
     ids=str,
 )
@@ -272,9 +276,52 @@ def test_configs_have_the_layers_of_their_recipes(name):
     assert norms == ([*up, *down] if batch_norm else [])
 
 
+@pytest.mark.parametrize(("size", "smallest"), [(28, 7), (32, 8)])
+def test_the_ensembles_vae_has_the_layers_of_the_example(size, smallest):
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("run", ["model=vae_ensemble", f"model.shape=[1,{size},{size}]"]).model
+    model = instantiate(config, _convert_="all")
+    seen = {"encoder": [], "decoder": []}
+    for name, found in seen.items():
+        for layer in getattr(model, name).features:
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                layer.register_forward_hook(
+                    lambda layer, _, output, found=found: found.append((*output.shape[1:3], *layer.kernel_size))
+                )
+    model(torch.rand(2, 1, size, size), RandomNoise())
+    half, n = size // 2, smallest
+    # channels and size of the map after each convolution, and its kernel
+    assert seen["encoder"] == [(32, size, 5, 5), (32, half, 5, 5), (64, half, 5, 5), (64, n, 5, 5), (64, 1, n, n)]
+    maps = [(64, n), (64, half), (32, half), (32, size), (32, size), (1, size)]
+    assert seen["decoder"] == [(*at, 5, 5) for at in maps]
+    assert model.encoder.head.weight.shape == (32, 64)
+    assert model.decoder.lift[0].weight.shape == (64 * n * n, 16)
+    assert model.likelihood.pixels == "soft" and len(model.prior.flow.transform.transforms) == 6
+    widths = {layer.out_features for layer in list(model.prior.flow.transform.transforms[0].hyper)[:-1:2]}
+    assert widths == {512} and len({str(t.order) for t in model.prior.flow.transform.transforms}) == 6
+
+
+def test_a_centred_encoder_looks_at_twice_y_less_one():
+    one, other = tiny(centred=True), tiny()
+    y = torch.rand(4, 1, 8, 8)
+    torch.testing.assert_close(one.encoder(y).mean, other.encoder(2 * y - 1).mean)
+
+
+def test_the_hidden_layer_is_a_convolution_over_the_whole_map():
+    model = tiny((1, 8, 12), hidden=6)
+    y = torch.rand(4, 1, 8, 12)
+    below, layer = model.encoder.features[:4](y), model.encoder.features[4]
+    by_hand = below.flatten(1) @ layer.weight.flatten(1).T + layer.bias
+    torch.testing.assert_close(model.encoder.features(y).flatten(1), by_hand.relu())
+
+
 def test_every_config_of_a_vae_has_a_recipe():
     # vae_fraud is of rows: tests/models/test_dense_vae.py
-    assert {path.stem for path in (config_dir() / "model").glob("vae_*.yaml")} == {*RECIPES, "vae_fraud"}
+    assert {path.stem for path in (config_dir() / "model").glob("vae_*.yaml")} == {
+        *RECIPES,
+        "vae_fraud",
+        "vae_ensemble",
+    }
 
 
 @pytest.mark.parametrize(

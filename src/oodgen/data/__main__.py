@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from oodgen.data.adversarial import Attack
 from oodgen.data.catalog import Dataset, Transform, exists, load, prepare, verify
 from oodgen.errors import UserError
 from oodgen.paths import config_dir
@@ -36,9 +37,9 @@ def _build(node: Any) -> Any:
     return getattr(import_module(module), name)(**arguments)
 
 
-def catalogue() -> dict[str, Dataset | Transform | None]:
+def catalogue() -> dict[str, Dataset | Transform | Attack | None]:
     """Every entry of conf/dataset by name; None for one that waits for an argument of the user's."""
-    entries: dict[str, Dataset | Transform | None] = {}
+    entries: dict[str, Dataset | Transform | Attack | None] = {}
     for path in sorted((config_dir() / "dataset").glob("*.yaml")):
         node = yaml.safe_load(path.read_text(encoding="utf-8"))
         entries[path.stem] = None if "???" in node.values() else _build(node)
@@ -72,6 +73,8 @@ def show(root: Path) -> None:
             row = ("yours", "", "data=folder data.inlier.root=FOLDER")
         elif isinstance(entry, Transform):
             row = ("as inlier", "", "made from the inlier's test split")
+        elif isinstance(entry, Attack):
+            row = ("as inlier", "", "made against the trained model")
         else:
             sizes = (f"{split} {size:,} ({_presence(entry, split, root)})" for split, size in entry.sizes.items())
             row = ("x".join(map(str, entry.shape)), entry.licence, ", ".join(sizes))

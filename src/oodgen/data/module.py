@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
+from oodgen.data.adversarial import Attack
 from oodgen.data.catalog import Dataset, Transform, load
 from oodgen.data.resident import Examples, SequentialLoader, TrainLoader
 from oodgen.data.rows import WAYS, Scaling, fit
@@ -36,7 +37,7 @@ class OODDataModule(pl.LightningDataModule):
 
     Arguments:
         inlier: The set to learn.
-        out: Test sets by name, or transformations of the inlier's test set.
+        out: Test sets by name, transformations of the inlier's test set, or attacks on the model.
         auxiliary: Further training sets by name, each a stream of its own.
         negative: A training set of negative examples.
         root: The data root.
@@ -60,7 +61,7 @@ class OODDataModule(pl.LightningDataModule):
     def __init__(
         self,
         inlier: Dataset,
-        out: Mapping[str, Dataset | Transform],
+        out: Mapping[str, Dataset | Transform | Attack],
         auxiliary: Mapping[str, Dataset] | None = None,
         negative: Dataset | None = None,
         root: str | Path = "data",
@@ -97,7 +98,11 @@ class OODDataModule(pl.LightningDataModule):
             raise UserError(
                 "data.validation and data.calibration must be positive fractions that leave some to train on"
             )
-        self.inlier, self.out, self.negative = inlier, dict(out), negative
+        self.inlier, self.negative = inlier, negative
+        self.attacks = {name: part for name, part in out.items() if isinstance(part, Attack)}
+        if self.attacks and len(inlier.shape) != 3:
+            raise UserError(f"data.out.{next(iter(self.attacks))} is made of images, {inlier.name} holds rows")
+        self.out = {name: part for name, part in out.items() if not isinstance(part, Attack)}
         self.auxiliary = dict(auxiliary or {})
         self.root, self.batch_size, self.seed = Path(root), batch_size, seed
         self.fractions = (validation, calibration)
@@ -155,7 +160,7 @@ class OODDataModule(pl.LightningDataModule):
         self.sha256 = "+".join(part.sha256 for part in parts if part is not None)
 
     def test_sets(self) -> dict[str, TestSet]:
-        """Every set that is scored, the inlier's test split first."""
+        """Every set that is scored, the inlier's test split first; those apart that are made against the model."""
         if len(self.inlier.shape) == 1:
             self.setup()  # for the scale, and for what is trained with
         sets = {name: test._replace(x=self._limited(test.x)) for name, test in self._tests().items()}
@@ -244,7 +249,7 @@ def _check_trained(roles: Mapping[str, Dataset]) -> None:
     known: dict[str, str] = {}
     for role, dataset in roles.items():
         if not isinstance(dataset, Dataset):
-            raise UserError(f"data.{role}={dataset.name} is made from test images, so it cannot be trained with")
+            raise UserError(f"data.{role}={dataset.name} is made for testing, so it cannot be trained with")
         if dataset.name in known:
             # as a stream, the inlier set would be trained with whole, the held-out parts included
             raise UserError(

@@ -12,6 +12,7 @@ from oodgen.data.resident import Batch
 from oodgen.errors import UserError
 from oodgen.methods.method import Method, Terms
 from oodgen.models.one_layer import OneLayer
+from oodgen.models.priors import closed_kl
 from oodgen.models.vae import Isotropic
 from oodgen.noise import Noise
 
@@ -34,7 +35,7 @@ class BPVAE(Method):
         seed: Seed of the noise of every step.
 
     Raises:
-        UserError: `sigma_s` is not positive.
+        UserError: `sigma_s` is not positive, or the model's prior is learned.
         Diverged: the bound of a set or a gradient is not finite; the message says at which step.
 
     Source: Ran et al. 2021, eqs. 4 and 5, with $p_s$ in the second KL as their text says (papers/bpvae, section 7.1).
@@ -51,6 +52,7 @@ class BPVAE(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(model, optimizer, seed)
+        closed_kl(model.prior, "BPVAE")
         if not 0 < sigma_s < math.inf:
             raise UserError(f"method.sigma_s={sigma_s} must be positive")
         self.simple = Isotropic(sigma=sigma_s)

@@ -1,5 +1,6 @@
 r"""Training by maximising a bound on the likelihood: what training needs and evaluation does not."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -63,21 +64,29 @@ class FreeBits:
 
 
 class MaximumLikelihood(Method):
-    r"""Maximise $\mathbb E \log p(x | z) - \beta \sum_i \max(\lambda, \mathrm{KL}_i)$.
+    r"""Maximise $\mathbb E \log p(x | z) - \beta \sum_i \max(\lambda, \mathrm{KL}_i)$, or an importance-weighted bound.
+
+    With S samples the mean of their ELBOs takes the place of the expectation. The importance-weighted bound is
+    $\log \frac1S \sum_s \exp[\log p(x | z_s) - \beta \log q(z_s | x) / p(z_s)]$, at $\beta = 1$ that of Burda et al.
+    In the words of Choi et al. 2019 the first is the distortion plus $\beta$ times the rate, negated.
 
     Arguments:
         model: The density.
         optimizer: From parameters to an optimiser.
         seed: Seed of the noise of every step.
         samples: S, draws of the latent variables for each example.
-        warmup: Epochs over which $\beta$ rises from 0 to 1, linearly.
-        free_bits: Floor under each layer's KL; None for none.
+        warmup: Epochs over which $\beta$ rises from 0, linearly.
+        free_bits: Floor under each layer's KL, $\lambda$; None for none.
         decay: Course of the learning rate to the end of training: "constant", "linear" (to 0) or "cosine" (to 0).
+        objective: "elbo", the mean over the S samples, or "iwae", the logarithm of the mean of their weights.
+        beta: $\beta$ once it has risen.
 
     Raises:
+        UserError: an option is none of these, or free bits with "iwae", whose samples have no KL of their own.
         Diverged: the bound or a gradient is not finite; the message says at which step and layer.
 
-    Source: papers/hierarchical_llr, section 1 (training).
+    Source: papers/hierarchical_llr, section 1 (training); Choi, Jang, Alemi 2019, section 4.1, whose code takes the
+    mean of 16 ELBOs (papers/generative_ensembles, section 2); Burda, Grosse, Salakhutdinov 2016, eq. 8.
     """
 
     def __init__(
@@ -89,11 +98,22 @@ class MaximumLikelihood(Method):
         warmup: float = 0,
         free_bits: FreeBits | None = None,
         decay: Literal["constant", "linear", "cosine"] = "constant",
+        objective: Literal["elbo", "iwae"] = "elbo",
+        beta: float = 1.0,
     ) -> None:
         super().__init__(model, optimizer, seed)
+        if objective not in ("elbo", "iwae"):
+            raise UserError(f"method.objective={objective!r} is not one of: elbo, iwae")
+        if objective == "iwae" and free_bits is not None:
+            raise UserError("method.free_bits is a floor under a KL, which objective=iwae has not; set it to null")
+        if samples < 1 or not 0 <= beta < math.inf:
+            raise UserError(
+                f"method.samples={samples} must be at least 1, and method.beta={beta} at least 0 and finite"
+            )
         if decay not in ("constant", "linear", "cosine"):
             raise UserError(f"method.decay={decay!r} is not one of: constant, linear, cosine")
         self.samples, self.warmup, self.free_bits, self.decay = samples, warmup, free_bits, decay
+        self.objective, self.beta = objective, beta
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, terms = self.loss(batch, self.noise(batch))
@@ -104,13 +124,19 @@ class MaximumLikelihood(Method):
         bound = self.model(self.model.observe(batch.x, noise), noise, self.samples)
         log_px = bound.log_px.mean()
         kl = bound.kls.mean((1, 2))
-        penalty = kl if self.free_bits is None else self.free_bits(bound, self.epoch(batch))
         terms = {f"kl_{i}": ratio for i, ratio in enumerate(kl, 1)}
+        beta = self._beta(batch)
+        if self.objective == "iwae":
+            weights = bound.log_px - beta * bound.ratios.sum(0)
+            loss = math.log(self.samples) - weights.logsumexp(0).mean()
+        else:
+            penalty = kl if self.free_bits is None else self.free_bits(bound, self.epoch(batch))
+            loss = beta * penalty.sum() - log_px
         # the parts before the whole, which names none of them
-        return self._beta(batch) * penalty.sum() - log_px, {"log_px": log_px, **terms, "bound": log_px - kl.sum()}
+        return loss, {"log_px": log_px, **terms, "bound": log_px - kl.sum()}
 
     def _beta(self, batch: Batch) -> float:
-        return min(1.0, self.epoch(batch) / self.warmup) if self.warmup > 0 else 1.0
+        return self.beta * (min(1.0, self.epoch(batch) / self.warmup) if self.warmup > 0 else 1.0)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.parameters())

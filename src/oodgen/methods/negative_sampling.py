@@ -14,6 +14,7 @@ from oodgen.data.resident import Batch
 from oodgen.errors import UserError
 from oodgen.methods.method import Method, Terms
 from oodgen.models.one_layer import OneLayer
+from oodgen.models.priors import closed_kl
 from oodgen.models.vae import Isotropic
 from oodgen.noise import Noise
 
@@ -48,7 +49,7 @@ class NegativeSampling(Method):
 
     Raises:
         UserError: `negatives` is none of these, or "dataset" without a negative set; `clip` or `pull` outside of the
-            game; a number that is not finite or not positive.
+            game; a number that is not finite or not positive; the model's prior is learned.
         Diverged: a term of the loss or a gradient is not finite; the message says at which step.
 
     Source: Csiszárik et al. 2019, sections 3 and 4.3 (papers/negative_sampling, sections 1-3). The paper updates
@@ -71,6 +72,7 @@ class NegativeSampling(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(model, optimizer, seed)
+        closed_kl(model.prior, "NegativeSampling")
         if negatives is not None and negatives not in SOURCES:
             raise UserError(f"method.negatives={negatives!r} is not one of: {', '.join(SOURCES)}")
         if not math.isfinite(shift):

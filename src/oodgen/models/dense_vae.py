@@ -14,6 +14,7 @@ from torch.distributions import Distribution, Normal
 from oodgen.errors import UserError
 from oodgen.models.likelihoods import Likelihood
 from oodgen.models.one_layer import OneLayer, posterior
+from oodgen.models.priors import Prior
 from oodgen.models.vae import Isotropic, activated
 
 __all__ = ["DenseVAE"]
@@ -68,7 +69,7 @@ class DenseVAE(OneLayer):
         decoder: int,
         likelihood: Likelihood,
         activation: str = "LeakyReLU",
-        prior: Isotropic | None = None,
+        prior: Prior | None = None,
     ) -> None:
         if len(shape) != 1:
             raise UserError(f"model.shape={list(shape)} is not that of a row, [columns]; images want another model")

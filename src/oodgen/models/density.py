@@ -11,7 +11,7 @@ from oodgen.models.likelihoods import Likelihood
 from oodgen.nets import data_dependent_init
 from oodgen.noise import Noise
 
-__all__ = ["Bound", "Density", "Hierarchy", "Latent"]
+__all__ = ["Attackable", "Bound", "Density", "Hierarchy", "Latent"]
 
 
 class Bound(NamedTuple):
@@ -21,8 +21,8 @@ class Bound(NamedTuple):
 
     Arguments:
         log_px: $\log p(y | z)$ for S samples of z, shape (S, B).
-        log_ratios: $\log q - \log p$ of each inferred layer, elementwise, lowest layer first, each of shape
-            (S, B, *latent); empty if the density is exact.
+        log_ratios: $\log q - \log p$ of each inferred layer, lowest layer first, elementwise of shape (S, B, *latent),
+            or (S, B, 1) of a layer whose prior is no product over elements; empty if the density is exact.
         closed: The KL of each inferred layer where it has a closed form, (layers, S, B); None where it has none.
     """
 
@@ -73,6 +73,10 @@ class Density(nn.Module, ABC):
     def forward(self, y: Tensor, noise: Noise, samples: int = 1) -> Bound:
         """The bound at observed examples y, with S = `samples` draws of the latent variables."""
 
+    def plausibility(self, y: Tensor, noise: Noise) -> Tensor:
+        """See `Attackable`: the bound with one draw of the latent variables, nats."""
+        return self(y, noise).elbo[0]
+
     def initialise(self, y: Tensor, noise: Noise) -> None:
         """Data-dependent initialisation of the weight-normalised layers, if there are any, on one batch."""
         data_dependent_init(self, lambda: self(y, noise))
@@ -111,6 +115,17 @@ class Latent(Density):
 
     def forward(self, y: Tensor, noise: Noise, samples: int = 1) -> Bound:
         return self.bounds(y, noise, (0,), (samples,))[0]
+
+
+@runtime_checkable
+class Attackable(Protocol):
+    """A model that says how plausible it finds an example, which an attack on it raises."""
+
+    def observe(self, x: Tensor, noise: Noise) -> Tensor: ...
+
+    def plausibility(self, y: Tensor, noise: Noise) -> Tensor:
+        """A number for each observed example y, (B,), larger = more in-distribution; differentiable in y."""
+        ...
 
 
 @runtime_checkable

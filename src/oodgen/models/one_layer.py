@@ -4,7 +4,8 @@ $$p(x, z) = p_\theta(x | z)\, p(z), \qquad
 q_\phi(z | x) = \mathcal N\big(\mu_\phi(x), \mathrm{diag}\, s_\phi(x)^2\big), \qquad
 \log p(x) \ge \mathcal L(x) = \mathbb E_q \log p_\theta(x | z) - D_{KL}[q_\phi(z | x) \| p(z)]$$
 
-Encoder, decoder and prior are modules that return distributions. The KL is in closed form.
+Encoder, decoder and prior are modules that return distributions. Under a prior that is one Gaussian for all coordinates
+the KL is in closed form; under others it is the mean over the samples of $\log q_\phi(z | x) - \log p(z)$.
 
 Source: Kingma & Welling 2014.
 """
@@ -14,10 +15,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Distribution, Normal, kl_divergence
 
+from oodgen.errors import UserError
 from oodgen.models.density import Bound, Latent
 from oodgen.models.likelihoods import Likelihood
+from oodgen.models.priors import Prior
 from oodgen.noise import Noise
 
 __all__ = ["OneLayer", "posterior"]
@@ -40,7 +43,10 @@ class OneLayer(Latent):
         likelihood: Observation model $p(x | z)$.
         encoder: Observed examples (B, *shape) to the distribution of codes (B, d).
         decoder: Codes (S, B, d) to the distribution of examples, whose `log_prob` has shape (S, B).
-        prior: () to the distribution of one coordinate of z.
+        prior: p(z).
+
+    Raises:
+        UserError: the prior is of codes of another dimension.
     """
 
     depth = 1
@@ -52,11 +58,13 @@ class OneLayer(Latent):
         likelihood: Likelihood,
         encoder: nn.Module,
         decoder: nn.Module,
-        prior: nn.Module,
+        prior: Prior,
     ) -> None:
         super().__init__(shape, likelihood)
         self.latent = latent
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
+        if (event := prior().event_shape) not in ((), (latent,)):
+            raise UserError(f"model.prior is of {event[0]} numbers, model.latent is {latent}; give both the same")
 
     def bounds(
         self,
@@ -69,32 +77,31 @@ class OneLayer(Latent):
     ) -> list[Bound]:
         r"""$\mathcal L^{>0} = \mathcal L$ and $\mathcal L^{>1} = \mathbb E_{p(z)} \log p(x | z)$, for each k of `ks`.
 
-        Nothing lies below z, so `up` has no effect; `down="mode"` takes the prior's mean instead of samples of it.
+        Nothing lies below z, so `up` has no effect; `down="mode"` takes the prior's centre instead of samples of it.
 
         Raises:
             ValueError: k is neither 0 nor 1, or `ks` and `samples` differ in length.
         """
         if len(ks) != len(samples) or not {0, 1}.issuperset(ks):
             raise ValueError(f"levels {ks} with samples {samples} do not fit one layer")
-        q, p = self.encoder(y) if 0 in ks else None, self.prior()
+        q = self.encoder(y) if 0 in ks else None
         z = []
         for k, s in zip(ks, samples, strict=True):
             shape = (s, len(y), self.latent)
             if k == 1:
-                draw = noise.normal("p1", shape, y.device) if down == "sample" else torch.zeros(shape, device=y.device)
-                z.append(p.mean + p.stddev * draw)
+                prior = self.prior
+                z.append(prior.draw(noise, shape, y.device) if down == "sample" else prior.centre(shape, y.device))
             else:
                 assert q is not None
                 z.append(q.mean + q.stddev * noise.normal("q1", shape, y.device))
         log_px = self.decoder(torch.cat(z)).log_prob(y).split(list(samples))
         found = []
-        for k, s, code, value in zip(ks, samples, z, log_px, strict=True):
+        for k, code, value in zip(ks, z, log_px, strict=True):
             if k == 1:
                 found.append(Bound(value))
                 continue
             assert q is not None
-            closed = kl_divergence(q, p).sum(1).expand(1, s, len(y))
-            found.append(Bound(value, (q.log_prob(code) - p.log_prob(code),), closed))
+            found.append(Bound(value, *_divergence(q, self.prior(), code)))
         return found
 
     def reconstruct(self, y: Tensor, noise: Noise, k: int) -> Tensor:
@@ -104,6 +111,14 @@ class OneLayer(Latent):
         return self.decoder(q.mean + q.stddev * noise.normal("q1", (1, *q.mean.shape), y.device)).mean[0]
 
     def generate(self, count: int, noise: Noise) -> Tensor:
-        p = self.prior()
-        shape = (1, count, self.latent)
-        return self.decoder(p.mean + p.stddev * noise.normal("p1", shape, p.mean.device)).mean[0]
+        z = self.prior.draw(noise, (1, count, self.latent), next(self.parameters()).device)
+        return self.decoder(z).mean[0]
+
+
+def _divergence(q: Normal, p: Distribution, z: Tensor) -> tuple[tuple[Tensor], Tensor | None]:
+    """What a `Bound` holds of q(z | x) against p(z): log q - log p of codes z (S, B, d), and the KL in closed form."""
+    if isinstance(p, Normal):
+        return (q.log_prob(z) - p.log_prob(z),), kl_divergence(q, p).sum(1).expand(1, *z.shape[:2])
+    # a flow's log-determinant sums over its transforms what bf16 would round in each
+    with torch.autocast(z.device.type, enabled=False):
+        return ((q.log_prob(z).sum(2) - p.log_prob(z)).unsqueeze(2),), None

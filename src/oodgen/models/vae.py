@@ -15,14 +15,16 @@ from torch.distributions import Distribution, Normal
 from oodgen.errors import UserError
 from oodgen.models.likelihoods import Likelihood
 from oodgen.models.one_layer import OneLayer, posterior
+from oodgen.models.priors import Prior
+from oodgen.noise import Noise
 
 __all__ = ["VAE", "Decoder", "Encoder", "Isotropic", "activated"]
 
 Size = tuple[int, int]
 
 
-class Isotropic(nn.Module):
-    r"""The distribution $\mathcal N(m \mathbf 1, \sigma^2 I)$ over codes, a prior.
+class Isotropic(Prior):
+    r"""The distribution $\mathcal N(m \mathbf 1, \sigma^2 I)$ over codes, a prior whose centre is its mean.
 
     Arguments:
         mean: m, the same for every coordinate.
@@ -49,9 +51,15 @@ class Isotropic(nn.Module):
         """The distribution of one coordinate."""
         return Normal(self.mean, self.sigma, validate_args=False)
 
+    def draw(self, noise: Noise, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+        return self.mean + self.sigma * noise.normal("p1", shape, device)
+
+    def centre(self, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+        return self.mean.expand(shape)
+
 
 class Encoder(nn.Module):
-    r"""$q(z | y)$: strided convolutions, then $\mu$ and $\log s^2$ of each coordinate by a linear layer.
+    r"""$q(z | y)$: strided convolutions, one over the whole map, and $\mu$, $\log s^2$ of each coordinate, linear.
 
     Arguments:
         sizes: Spatial sizes, the image's first, one more than there are convolutions.
@@ -61,6 +69,8 @@ class Encoder(nn.Module):
         latent: d, the dimension of z.
         activation: Name of a module of torch.nn.
         batch_norm: Normalise before each activation.
+        hidden: Channels of the convolution over the whole map; None for none.
+        centred: Look at $2y - 1$.
     """
 
     def __init__(
@@ -72,24 +82,32 @@ class Encoder(nn.Module):
         latent: int,
         activation: str,
         batch_norm: bool,
+        hidden: int | None = None,
+        centred: bool = False,
     ) -> None:
         super().__init__()
+        self.centred = centred
         self.features = nn.Sequential()
         for (below, above), stride in zip(pairwise(channels), strides, strict=True):
             self.features.append(nn.Conv2d(below, above, kernel, stride, (kernel - 1) // 2, bias=not batch_norm))
             _activate(self.features, above, activation, batch_norm)
-        self.head = nn.Linear(channels[-1] * math.prod(sizes[-1]), 2 * latent)
+        if hidden is not None:
+            self.features.append(nn.Conv2d(channels[-1], hidden, sizes[-1], bias=not batch_norm))
+            _activate(self.features, hidden, activation, batch_norm)
+        self.head = nn.Linear(hidden or channels[-1] * math.prod(sizes[-1]), 2 * latent)
 
     def forward(self, y: Tensor) -> Normal:
         """Observed images (B, C, H, W) to the distribution of codes (B, d)."""
-        return posterior(self.head(self.features(y).flatten(1)))
+        return posterior(self.head(self.features(2 * y - 1 if self.centred else y).flatten(1)))
 
 
 class Decoder(nn.Module):
-    r"""$p(x | z)$: a linear layer, then transposed convolutions that mirror the encoder's.
+    r"""$p(x | z)$: a linear layer, then transposed convolutions.
 
     Arguments:
-        sizes, strides, kernel, latent, activation, batch_norm: The encoder's.
+        sizes: Spatial sizes, the image's first, one more than there are convolutions.
+        strides: Of the convolutions, the image's first.
+        kernel, latent, activation, batch_norm: The encoder's.
         channels: Channels, the first those of the linear layer's map, without the last.
         outputs: Channels of the last layer, which has neither normalisation nor activation.
         likelihood: Observation model.
@@ -165,8 +183,11 @@ class VAE(OneLayer):
         kernel: Kernel size; an even one halves an even size exactly, but needs stride 2.
         likelihood: Observation model $p(x | z)$.
         decoder: Channels of the decoder, the first those of the linear layer's map; None mirrors `channels`.
+        decoder_strides: Of the decoder's convolutions, as many as `decoder` has; None mirrors `strides`.
         activation: Name of a module of torch.nn.
         batch_norm: Normalise each layer but the last over the batch.
+        hidden: Channels of a further convolution of the encoder, over the whole of the smallest map; None for none.
+        centred: The encoder looks at $2y - 1$; for likelihoods whose y lies in [0, 1].
         prior: p(z); None is $\mathcal N(0, I)$.
 
     Raises:
@@ -182,32 +203,49 @@ class VAE(OneLayer):
         kernel: int,
         likelihood: Likelihood,
         decoder: Sequence[int] | None = None,
+        decoder_strides: Sequence[int] | None = None,
         activation: str = "ReLU",
         batch_norm: bool = False,
-        prior: Isotropic | None = None,
+        hidden: int | None = None,
+        centred: bool = False,
+        prior: Prior | None = None,
     ) -> None:
         down = list(reversed(channels)) if decoder is None else list(decoder)
-        if not len(channels) == len(strides) == len(down) > 0:
+        up = list(strides if decoder_strides is None else reversed(decoder_strides))  # the image's first
+        if not len(channels) == len(strides) > 0 or not len(down) == len(up) > 0:
+            own = "" if decoder_strides is None else f" decoder_strides={list(decoder_strides)}"
             raise UserError(
-                f"model: channels={list(channels)}, strides={list(strides)} and decoder={down} must be equally many"
+                f"model: channels={list(channels)}, strides={list(strides)} and decoder={down}{own} must be equally "
+                "many"
             )
-        if latent < 1 or kernel < 1 or min(*channels, *strides, *down) < 1:
-            raise UserError("model: latent, kernel, channels, strides and decoder must be at least 1")
+        if min(latent, kernel, 1 if hidden is None else hidden, *channels, *strides, *down, *up) < 1:
+            raise UserError("model: latent, kernel, hidden, channels, strides and decoder must be at least 1")
         if len(shape) != 3 or min(shape) < 1:
             raise UserError(f"model.shape={list(shape)} is not that of an image, [channels,height,width]")
-        colours, *size = shape
-        sizes: list[Size] = [(size[0], size[1])]
-        for stride in strides:
-            height, width = ((n + 2 * ((kernel - 1) // 2) - kernel) // stride + 1 for n in sizes[-1])
-            if min(height, width) < 1 or (stride == 1 and (height, width) != sizes[-1]):
-                raise UserError(
-                    f"model: a kernel of {kernel} with stride {stride} does not fit a map of {sizes[-1]}; "
-                    "an odd kernel keeps a size, and every stride divides it"
-                )
-            sizes.append((height, width))
-        rest = (kernel, list(strides), latent, activation, batch_norm)
+        colours, height, width = shape
+        sizes, larger = (_sizes((height, width), kernel, path) for path in (strides, up))
+        if sizes[-1] != larger[-1]:
+            raise UserError(
+                f"model: the encoder ends at a map of {sizes[-1]}, the decoder begins with one of {larger[-1]}; "
+                "strides and decoder_strides must multiply to the same"
+            )
+        rest = (latent, activation, batch_norm)
         networks = (
-            Encoder(sizes, [colours, *channels], *rest),
-            Decoder(sizes, down, *rest, likelihood.channels(colours), likelihood),
+            Encoder(sizes, [colours, *channels], kernel, list(strides), *rest, hidden, centred),
+            Decoder(larger, down, kernel, up, *rest, likelihood.channels(colours), likelihood),
         )
         super().__init__(shape, latent, likelihood, *networks, prior or Isotropic())
+
+
+def _sizes(image: Size, kernel: int, strides: Sequence[int]) -> list[Size]:
+    """The sizes of an image and of the maps that convolutions with these strides make of it."""
+    sizes = [image]
+    for stride in strides:
+        height, width = ((n + 2 * ((kernel - 1) // 2) - kernel) // stride + 1 for n in sizes[-1])
+        if min(height, width) < 1 or (stride == 1 and (height, width) != sizes[-1]):
+            raise UserError(
+                f"model: a kernel of {kernel} with stride {stride} does not fit a map of {sizes[-1]}; "
+                "an odd kernel keeps a size, and every stride divides it"
+            )
+        sizes.append((height, width))
+    return sizes

@@ -1,0 +1,65 @@
+r"""An out set made against the trained model: noise that one step moves to where the model finds it more plausible.
+
+$$x' = \mathrm{clip}\big(x + \epsilon\, \mathrm{sign}\, \nabla_x s(x)\big), \qquad
+x = \mathrm{clip}\big(\mathcal N(m, \sigma^2 I)\big),$$
+
+on [0, 1], where s is what the model says for an example: a bound on $\log p$, or a critic's value.
+
+Source: Choi, Jang, Alemi 2019, section 4 (papers/generative_ensembles, section 5.7); Goodfellow, Shlens, Szegedy 2015
+(the fast gradient sign method).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from oodgen.data.transforms import gaussian_noise
+from oodgen.errors import UserError
+
+__all__ = ["Attack", "adversarial"]
+
+
+@final
+@dataclass(frozen=True)
+class Attack:
+    """An out set that needs the model; `oodgen.attack` asks it for the gradient.
+
+    Arguments:
+        name: The name of the set.
+        eps: The step, on the scale where white is 1.
+        mean, sigma: Of the noise before it is clipped.
+        count: Images; None for as many as the inlier's test split has, which are also the most there can be.
+        samples: Draws of the latent variables over which the gradient is averaged.
+    """
+
+    name: str
+    eps: float
+    mean: float
+    sigma: float
+    count: int | None
+    samples: int
+
+    def start(self, inlier: np.ndarray) -> np.ndarray:
+        """The noise x, uint8, of the shape of the inlier's test images: those of the set of Gaussian noise."""
+        return gaussian_noise(self.mean, self.sigma).apply(inlier[: self.count], 0)
+
+    def step(self, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        """The images x' (uint8) of x (uint8) and a gradient, or anything with its signs."""
+        return np.rint(x + 255 * self.eps * np.sign(direction)).clip(0, 255).astype(np.uint8)
+
+
+def adversarial(
+    eps: float = 0.3, mean: float = 0.5, sigma: float = 0.25, count: int | None = None, samples: int = 16
+) -> Attack:
+    """See `Attack`.
+
+    Raises:
+        UserError: a number is out of its range.
+    """
+    if not 0 < eps <= 1 or not math.isfinite(mean) or not 0 <= sigma < math.inf:
+        raise UserError(f"adversarial: eps={eps} must lie in (0, 1], mean={mean} and sigma={sigma} >= 0 be finite")
+    if samples < 1 or (count is not None and count < 1):
+        raise UserError(f"adversarial: samples={samples} and count={count} must be at least 1")
+    return Attack("adversarial", eps, mean, sigma, count, samples)

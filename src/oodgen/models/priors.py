@@ -1,0 +1,125 @@
+r"""Priors p(z) of the codes of a one-layer VAE: what one is, and two that are learned with the model.
+
+A prior is a module whose forward returns the distribution of codes z of d numbers. One whose coordinates are
+independent and alike, as `oodgen.models.vae.Isotropic`, returns the distribution of one coordinate, to which a Gaussian
+has a KL in closed form; of the others the bound takes the sampled ratio $\log q(z | x) - \log p(z)$.
+
+Source: Choi, Jang, Alemi 2019, section 4 (papers/generative_ensembles, section 2), for the two that are learned.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+
+from oodgen.errors import UserError
+from oodgen.noise import Noise
+
+__all__ = ["Flow", "Mixture", "Prior", "closed_kl"]
+
+
+class Prior(nn.Module, ABC):
+    """A distribution of codes; its event is a code of d numbers, or one coordinate where all are alike."""
+
+    @abstractmethod
+    def forward(self) -> Distribution:
+        """The distribution, whose `log_prob` of codes (S, B, d) is (S, B), or (S, B, d) where its event is one of d."""
+
+    @abstractmethod
+    def draw(self, noise: Noise, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+        """Codes (S, B, d), functions of the noise of the sites p1 and p1/component; differentiable."""
+
+    @abstractmethod
+    def centre(self, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+        """The one code that stands for all of them, (S, B, d)."""
+
+
+def closed_kl(prior: Prior, who: str) -> None:
+    """Raise UserError unless the KL from a Gaussian to a prior has a closed form, which `who` needs."""
+    if not isinstance(prior(), Normal):
+        raise UserError(
+            f"{who} needs a KL in closed form, which a {type(prior).__name__} prior has not; "
+            "choose prior@model.prior=standard"
+        )
+
+
+class Mixture(Prior):
+    r"""$\sum_k w_k\, \mathcal N(\mu_k, \mathrm{diag}\, \sigma_k^2)$, everything learned; its centre is its mean.
+
+    It starts with equal weights, as about $\mathcal N(0, I)$: half of the variance lies between the components.
+
+    Arguments:
+        latent: d, the dimension of z.
+        components: K; 100 in the example of TensorFlow Probability that the paper builds on.
+
+    Raises:
+        UserError: one of them is not positive.
+    """
+
+    def __init__(self, latent: int, components: int = 100) -> None:
+        super().__init__()
+        if min(latent, components) < 1:
+            raise UserError(f"the prior's latent={latent} and components={components} must be at least 1")
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.mean = nn.Parameter(torch.randn(components, latent) * math.sqrt(0.5))
+        self.log_scale = nn.Parameter(torch.full((components, latent), math.log(0.5) / 2))
+
+    def forward(self) -> MixtureSameFamily:
+        parts = Independent(Normal(self.mean, self.log_scale.exp(), validate_args=False), 1, validate_args=False)
+        return MixtureSameFamily(Categorical(logits=self.logits, validate_args=False), parts, validate_args=False)
+
+    def draw(self, noise: Noise, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+        edges = self.logits.softmax(0).cumsum(0)[:-1]
+        k = torch.searchsorted(edges, noise.uniform("p1/component", shape[:2], device))
+        return self.mean[k] + self.log_scale[k].exp() * noise.normal("p1", shape, device)
+
+    def centre(self, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+        return (self.logits.softmax(0) @ self.mean).expand(shape)
+
+
+class Flow(Prior):
+    r"""A masked autoregressive flow: $\log p(z) = \log \mathcal N(f(z); 0, I) + \log |\det \partial f / \partial z|$.
+
+    f is a chain of transforms $z_i \mapsto e^{a_i(z_{<i})} z_i + b_i(z_{<i})$, each with a random order of the
+    coordinates in place of the permutations between them, which comes to the same. The density of a code costs one pass
+    of the networks, a draw d passes. Its centre is the code of the base's mean, $f^{-1}(0)$.
+
+    Arguments:
+        latent: d, the dimension of z.
+        transforms: Transforms in the chain.
+        hidden: Units of the hidden layers of each transform's network.
+
+    Raises:
+        UserError: `latent` is below 2, which leaves nothing to be autoregressive in, or another size below 1.
+
+    Source: Papamakarios, Pavlakou, Murray 2017.
+    """
+
+    def __init__(self, latent: int, transforms: int = 6, hidden: Sequence[int] = (512, 512)) -> None:
+        super().__init__()
+        if latent < 2 or min(transforms, *hidden) < 1:
+            raise UserError(
+                f"the prior's latent={latent} must be at least 2, transforms={transforms} and hidden={list(hidden)} at "
+                "least 1"
+            )
+        from zuko.flows import MAF  # takes a moment, which models without it need not wait for
+
+        self.latent = latent
+        self.flow = MAF(latent, transforms=transforms, randperm=True, hidden_features=tuple(hidden))
+
+    def forward(self) -> Distribution:
+        return self.flow()
+
+    def draw(self, noise: Noise, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+        return self._code(noise.normal("p1", shape, device))
+
+    def centre(self, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+        return self._code(torch.zeros(1, 1, self.latent, device=device)).expand(shape)
+
+    def _code(self, base: Tensor) -> Tensor:
+        # d passes in bf16 would each add their rounding to the next one's input
+        with torch.autocast(base.device.type, enabled=False):
+            return self.flow().transform.inv(base)
