@@ -77,7 +77,7 @@ class WGAN(nn.Module):
 
     def value(self, y: Tensor) -> Tensor:
         features, head = self.critic
-        h = features(2 * y - 1).to(head[0].weight.dtype)
+        h = features(2 * y - 1).to(next(head.parameters()).dtype)
         # scores are ranks of this number, in bf16 many of them would be ties
         with torch.autocast(y.device.type, enabled=False):
             return head(h).squeeze(1)
