@@ -218,6 +218,31 @@ def test_the_generator_learns_from_its_own_turn_alone():
     assert all(p.grad is not None and p.grad.any() for p in method.model.generator.parameters())
 
 
+def test_the_generator_meets_the_critic_that_has_just_learnt_with_codes_of_its_own(tmp_path):
+    watch, seen = Watch(lr=0.01, turns=Turns(1, 1), finetune=0, seed=2), []
+    make = watch.make
+
+    def optimizer(parameters):
+        found = make(parameters)
+        found.register_step_pre_hook(lambda *_: seen.append((watch.before, [p.grad.clone() for p in parameters])))
+        return found
+
+    watch.method.optimizer = lambda parameters: optimizer(list(parameters))
+    _, data = train(watch.method, tmp_path, max_steps=2)
+    model = tiny()
+    for step in range(2):
+        state, gradients = seen[2 * step + 1]
+        assert not torch.equal(state["critic.1.1.weight"], seen[2 * step][0]["critic.1.1.weight"])
+        model.load_state_dict(state)
+        watch.method.noise(data.train_dataloader().batch(step))
+        _, _, z = torch.randn(SIZE, 2), torch.rand(SIZE), torch.randn(SIZE, 2)  # the first two are the critic's
+        loss = -model.value(model.generator(z).sigmoid()).mean()
+        for mine, explicit in zip(
+            gradients, torch.autograd.grad(loss, list(model.generator.parameters())), strict=True
+        ):
+            torch.testing.assert_close(mine, explicit, rtol=1e-4, atol=1e-7)
+
+
 def test_the_loss_is_a_function_of_seed_and_step():
     def loss(seed=3, step=7, before=0):
         method = WassersteinGAN(tiny(), sgd, Turns(), seed=seed)
