@@ -156,9 +156,9 @@ def test_wrong_options_are_one_line(options, words):
 
 def test_models_of_the_wrong_kind_are_refused_with_one_of_the_right():
     vae = VAE((1, 8, 8), 2, [4], [2], 4, Bernoulli("soft"))
-    with pytest.raises(UserError, match=r"trains a generator and a critic \(model=wgan_grey\), which VAE is not"):
+    with pytest.raises(UserError, match="trains a WGAN, which VAE is not; choose such a model, as model=wgan_grey"):
         WassersteinGAN(vae, sgd, Turns())
-    with pytest.raises(UserError, match=r"trains a density \(model=hvae_small\), which WGAN is not"):
+    with pytest.raises(UserError, match="trains a Density, which WGAN is not; choose such a model, as model=vae_grey"):
         MaximumLikelihood(tiny(), sgd)
 
 

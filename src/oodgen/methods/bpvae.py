@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from oodgen.data.resident import Batch
 from oodgen.errors import UserError
-from oodgen.methods.method import ONE_LAYER, Method, Terms
+from oodgen.methods.method import Method, Terms
 from oodgen.models.one_layer import OneLayer
 from oodgen.models.vae import Isotropic
 from oodgen.noise import Noise
@@ -42,7 +42,6 @@ class BPVAE(Method):
 
     model: OneLayer
     needs = OneLayer
-    trains = ONE_LAYER
 
     def __init__(
         self,

@@ -15,9 +15,8 @@ from oodgen.errors import Diverged, UserError
 from oodgen.models.density import Density
 from oodgen.noise import ExampleNoise, Noise, RandomNoise
 
-__all__ = ["ONE_LAYER", "Method", "Terms"]
+__all__ = ["Method", "Terms"]
 
-ONE_LAYER = "an encoder and a decoder around one layer of latent variables (model=vae_grey)"
 LOG_EVERY = 50  # steps between log lines; each costs about as much as the rest of the loop
 
 # What a loss is made of, by name, each a mean over the batch in nats.
@@ -28,13 +27,13 @@ class Method(pl.LightningModule):
     """A model under training; a method proper gives the loss.
 
     Arguments:
-        model: The density, or what else a method `needs`.
+        model: A density, or what else the method `needs`.
         optimizer: From parameters to an optimiser.
         seed: Seed of the noise of every step.
 
     Attributes:
         needs: The kind of model that it trains.
-        trains: The same in words, and a model of that kind.
+        such: The name of a model of that kind, for whoever gave another one.
         whole: The term of the loss that is made of the others, and that a validation states.
 
     Raises:
@@ -43,7 +42,7 @@ class Method(pl.LightningModule):
     """
 
     needs: ClassVar[type] = Density
-    trains: ClassVar[str] = "a density (model=hvae_small)"
+    such: ClassVar[str] = "vae_grey"
     whole: ClassVar[str] = "bound"
     model: Any
 
@@ -51,8 +50,8 @@ class Method(pl.LightningModule):
         super().__init__()
         if not isinstance(model, self.needs):
             raise UserError(
-                f"{type(self).__name__} trains {self.trains}, which {type(model).__name__} is not; "
-                "choose such a model, or another method"
+                f"{type(self).__name__} trains a {self.needs.__name__}, which {type(model).__name__} is not; choose "
+                f"such a model, as model={self.such}"
             )
         self.model, self.optimizer, self.seed = model, optimizer, seed
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from oodgen.data.resident import Batch
 from oodgen.errors import UserError
-from oodgen.methods.method import ONE_LAYER, Method, Terms
+from oodgen.methods.method import Method, Terms
 from oodgen.models.one_layer import OneLayer
 from oodgen.models.vae import Isotropic
 from oodgen.noise import Noise
@@ -56,7 +56,6 @@ class NegativeSampling(Method):
 
     model: OneLayer
     needs = OneLayer
-    trains = ONE_LAYER
 
     def __init__(
         self,

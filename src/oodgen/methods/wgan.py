@@ -91,7 +91,7 @@ class WassersteinGAN(Method):
 
     model: WGAN
     needs = WGAN
-    trains = "a generator and a critic (model=wgan_grey)"
+    such = "wgan_grey"
     whole = "critic_gap"
 
     def __init__(
