@@ -25,8 +25,8 @@ class WGAN(nn.Module):
 
     The critic halves a map twice, then takes what is left of it by one convolution without padding, 7 x 7 for images
     of 28 x 28 and 8 x 8 for 32 x 32. The VAE's linear layer of d numbers follows, and one linear output. The generator
-    mirrors the convolutions, with one more of each 5 x 5 as in the VAE's decoder, and ends in a sigmoid, the mean of
-    that decoder's Bernoulli distribution.
+    goes back by transposed convolutions: one from z to maps of that size, then twice one of 5 x 5 and one that doubles
+    them, and two of 5 x 5 at the end, the last of them plain. Its sigmoid is the mean of the VAE's Bernoulli decoder.
 
     An image x of 256 levels is observed as x / 255: on this scale the gradient of D is penalised.
 
