@@ -44,7 +44,11 @@ def test_only_runs_what_is_asked(capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "names"), [("--only", "speed", "helpers"), ("--models", "vgg", "hvae_grey")]
+    ("option", "value", "names"),
+    [
+        *(("--only", "speed", "helpers"), ("--models", "vgg", "hvae_grey")),
+        *(("--models", name, "no hierarchy of latent variables") for name in ("vae_grey", "wgan_grey")),
+    ],
 )
 def test_a_wrong_name_lists_what_there_is(option: str, value: str, names: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as end:

@@ -19,6 +19,7 @@ from oodgen.data.module import TestSet
 from oodgen.device import one_gpu
 from oodgen.errors import Diverged, UserError
 from oodgen.files import whole, write_text
+from oodgen.models.density import Density
 from oodgen.parts import Parts, assemble, build
 from oodgen.train import fit
 
@@ -78,7 +79,8 @@ def _run(parts: Parts, folder: Path, overrides: Sequence[str]) -> None:
             evaluate.check(values[name] | means[name], name)
             log.info("scored %s (%d examples)", name, len(test.x))
         who = (config["name"], fingerprint, config["seed"])
-        rows = evaluate.rows(who, values, int(np.prod(data.shape)), config["oracle"], means, model.bin)
+        width = model.bin if isinstance(model, Density) else None
+        rows = evaluate.rows(who, values, int(np.prod(data.shape)), config["oracle"], means, width)
         evaluate.write_scores(folder / "scores", values)
         evaluate.write_rows(folder / "results.csv", rows)
         with whole(folder / "reconstructions.npz") as temporary, temporary.open("wb") as file:

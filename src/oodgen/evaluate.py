@@ -194,7 +194,7 @@ def rows(
         pixels: D, the dimensions of an example.
         oracle: Names of scores that are chosen among others by their AUROC on the very out set.
         means: Of each set, the values of what is only averaged.
-        width: w, the likelihood's `bin`; None for a density.
+        width: w, the likelihood's `bin`; None for a density, or where no score is a bound.
     """
     inlier, *outs = scores
     found: list[Row] = []

@@ -212,33 +212,38 @@ def curves(metrics: Mapping[str, Array]) -> Figure | None:
     """Training curves from the columns of metrics.csv; None where no known column holds a number.
 
     Arguments:
-        metrics: column -> (rows,) with nan for gaps: step, train/bound, val/bound, train/kl_* (nats), beta.
+        metrics: column -> (rows,) with nan for gaps: step, train/bound, val/bound, train/kl_* (nats), beta; or
+            train/critic_gap, val/critic_gap.
     """
     filled = {name: v for name, values in metrics.items() if np.isfinite(v := np.asarray(values, dtype=float)).any()}
     if "step" not in filled:
         return None
-    bounds = [(n, c, w) for n, c, w in (("train/bound", "#9ca3af", 1.0), ("val/bound", INK, 1.6)) if n in filled]
+    looks = (("train", "#9ca3af", 1.0), ("val", INK, 1.6))
+    lines = {
+        what: [(name, c, w) for part, c, w in looks if (name := f"{part}/{what.replace(' ', '_')}") in filled]
+        for what in ("bound", "critic gap")
+    }
     kls = sorted(name for name in filled if name.startswith("train/kl_"))
     shown = [
         p
-        for p in ("bound", "KL of each level", "warm-up")
-        if {"bound": bounds, "KL of each level": kls}.get(p, "beta" in filled)
+        for p in (*lines, "KL of each level", "warm-up")
+        if {**lines, "KL of each level": kls}.get(p, "beta" in filled)
     ]
     if not shown:
         return None
     with matplotlib.rc_context(LOOK):
         figure, axes = panels(len(shown), 3, 3.2, 2.2)
         for axis, panel in zip(axes, shown, strict=False):
-            if panel == "bound":
-                for name, colour, width in bounds:
+            if panel in lines:
+                for name, colour, width in lines[panel]:
                     _curve(axis, filled, name, colour, width)
-                _settled(axis, [filled[name] for name, _, _ in bounds])
+                _settled(axis, [filled[name] for name, _, _ in lines[panel]])
             elif panel == "warm-up":
                 _curve(axis, filled, "beta", BLUE, 1.5)
             else:
                 for name, colour in zip(kls, PALETTE * len(kls), strict=False):
                     _curve(axis, filled, name, colour, 1.2)
-            unit = "beta" if panel == "warm-up" else "nats"
+            unit = {"warm-up": "beta", "critic gap": "D(x) - D(G(z))"}.get(panel, "nats")
             axis.set(title=panel, xlabel="step", ylabel=unit)
             axis.grid(color=GRID, linewidth=0.6)
             axis.locator_params(axis="x", nbins=5)
@@ -247,7 +252,7 @@ def curves(metrics: Mapping[str, Array]) -> Figure | None:
 
 def _curve(axis: Axes, metrics: Mapping[str, Array], name: str, colour: str, width: float) -> None:
     keep = np.isfinite(metrics[name]) & np.isfinite(metrics["step"])
-    label = name.replace("train/kl_", "KL ").replace("/bound", " bound")
+    label = name.replace("train/kl_", "KL ").replace("/", " ").replace("_", " ")
     axis.plot(metrics["step"][keep], metrics[name][keep], color=colour, linewidth=width, label=label)
 
 

@@ -192,6 +192,7 @@ def gloss(score: str) -> str:
     words = {
         "kl": "KL of the posterior from the prior",
         "rate": "KL of the posterior from the prior",
+        "d": "critic's value, negated",
         "mse": "squared error of the reconstruction",
         "psnr": "PSNR of the reconstruction, dB",
         "ssim": "SSIM of the reconstruction",

@@ -132,8 +132,10 @@ class _Lines(Callback):
         steps = trainer.global_step - self.step
         batch = trainer.datamodule.batch_size  # type: ignore[attr-defined]
         rate = steps * batch / (time.perf_counter() - self.start)
-        bound = float(trainer.callback_metrics.get("val/bound", math.nan))
-        log.info("step %d: validation bound %.2f nats, %.0f images/s", trainer.global_step, bound, rate)
+        whole: str = module.whole  # type: ignore[assignment]
+        value = float(trainer.callback_metrics.get(f"val/{whole}", math.nan))
+        words = f"{value:.2f} nats" if whole == "bound" else f"{value:.4g}"
+        log.info("step %d: validation %s %s, %.0f images/s", trainer.global_step, whole.replace("_", " "), words, rate)
 
 
 def _quiet() -> None:

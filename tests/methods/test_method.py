@@ -85,6 +85,8 @@ def test_the_loss_is_a_function_of_seed_and_step(name):
         ("simple_2", "the bound of simple set 2"),
         ("kl_negative", "the KL of the negatives"),
         ("kl_generated", "the KL of generated images"),
+        ("penalty", "the gradient penalty"),
+        ("cross_entropy", "the cross entropy"),
     ],
 )
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -6,7 +6,7 @@ from typing import NamedTuple, final
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -61,11 +61,12 @@ def subject(name: str, count: int, device: torch.device) -> Subject:
         raise UserError(f"--models {name!r} is no model; there are: {there}")
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("run", [f"model={name}"])
+    # before it is built: the default method refuses what is no density, in words of its own
+    if not issubclass(get_class(config.model._target_), BottomUpVAE):
+        raise UserError(f"--models {name!r} is no hierarchy of latent variables, whose bounds could be scored")
     torch.manual_seed(0)
     method = instantiate(config.method, _convert_="all")
     model = method.model.to(device)
-    if not isinstance(model, BottomUpVAE):
-        raise UserError(f"--models {name!r} is no hierarchy of latent variables, whose bounds could be scored")
     x = images(count, model.shape, device)
     model.initialise(model.observe(x, RandomNoise()), RandomNoise())
     return Subject(method, model, x)

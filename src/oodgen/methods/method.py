@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
@@ -26,12 +27,14 @@ class Method(pl.LightningModule):
     """A model under training; a method proper gives the loss.
 
     Arguments:
-        model: The density.
+        model: A density, or what else the method `needs`.
         optimizer: From parameters to an optimiser.
         seed: Seed of the noise of every step.
 
     Attributes:
         needs: The kind of model that it trains.
+        such: The name of a model of that kind, for whoever gave another one.
+        whole: The term of the loss that is made of the others, and that a validation states.
 
     Raises:
         UserError: the model is of another kind.
@@ -39,13 +42,16 @@ class Method(pl.LightningModule):
     """
 
     needs: ClassVar[type] = Density
+    such: ClassVar[str] = "vae_grey"
+    whole: ClassVar[str] = "bound"
+    model: Any
 
-    def __init__(self, model: Density, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], seed: int = 0) -> None:
+    def __init__(self, model: Any, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], seed: int = 0) -> None:
         super().__init__()
         if not isinstance(model, self.needs):
             raise UserError(
-                f"{type(self).__name__} trains an encoder and a decoder around one layer of latent variables, which "
-                f"{type(model).__name__} is not; choose such a model, as model=vae_grey"
+                f"{type(self).__name__} trains a {self.needs.__name__}, which {type(model).__name__} is not; choose "
+                f"such a model, as model={self.such}"
             )
         self.model, self.optimizer, self.seed = model, optimizer, seed
 
@@ -77,19 +83,50 @@ class Method(pl.LightningModule):
         Raises:
             UserError: the data serve a stream that would go unused.
         """
+        self.check_streams(batch)
+        torch.manual_seed(self.seed)
+        self.model.initialise(self.model.observe(batch.x, RandomNoise()), RandomNoise())
+
+    def check_streams(self, batch: Batch) -> None:
+        """Raise UserError if the data serve a stream that would go unused."""
         served = {"auxiliary": bool(batch.auxiliary), "negative": batch.negative is not None}
         for stream in {name for name, there in served.items() if there} - self.uses():
             raise UserError(
                 f"the data serve {stream} examples, which {type(self).__name__} as configured does not train with; "
                 f"leave data.{stream} out, or choose a method that uses it"
             )
-        torch.manual_seed(self.seed)
-        self.model.initialise(self.model.observe(batch.x, RandomNoise()), RandomNoise())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         loss, terms = self.loss(batch, self.noise(batch))
         self.report(batch, terms)
         return loss
+
+    def turn(
+        self,
+        player: LightningOptimizer,
+        loss: Callable[[Batch, Noise], tuple[Tensor, Terms]],
+        batch: Batch,
+        noise: Noise,
+        clip: float | None = None,
+    ) -> Terms:
+        """Gradients of a loss for one of several optimisers, while the other ones' weights are held fixed.
+
+        Arguments:
+            player: The optimiser, whose step is left to the caller.
+            loss: What it minimises.
+            clip: Largest norm of its gradient; None for no limit.
+        """
+        self.toggle_optimizer(player)
+        value, terms = loss(batch, noise)
+        player.zero_grad()
+        self.manual_backward(value)
+        if self.watched(batch.step):
+            self.check_terms(batch, terms)
+            self.check_gradients(batch.step)
+        if clip is not None:
+            self.clip_gradients(player.optimizer, clip, "norm")
+        self.untoggle_optimizer(player)
+        return terms
 
     def noise(self, batch: Batch) -> RandomNoise:
         """The noise of a step, a function of (seed, step): a resumed run draws what a straight one draws."""
@@ -107,7 +144,7 @@ class Method(pl.LightningModule):
         if self.watched(batch.step):
             self.check_terms(batch, terms)
         if batch.step % LOG_EVERY == 0:
-            self.log("bound", terms["bound"].detach(), prog_bar=True, logger=False)
+            self.log(self.whole, terms[self.whole].detach(), prog_bar=True, logger=False)
             numbers = {f"train/{name}": value.item() for name, value in terms.items()} | options
             numbers |= {"epoch": self.epoch(batch), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
             # past Lightning's own logging, which would repeat these numbers at every step until the next ones
@@ -132,9 +169,9 @@ class Method(pl.LightningModule):
     def check_terms(self, batch: Batch, terms: Terms) -> None:
         """Raise Diverged if a term of the loss is not finite."""
         # all of them: a bad term spoils those that depend on it, and which came first the numbers do not say
-        bad = [_words(name) for name, value in terms.items() if name != "bound" and not value.isfinite()]
+        bad = [_words(name) for name, value in terms.items() if name != self.whole and not value.isfinite()]
         if bad:
-            raise Diverged(f"the bound is not finite at step {batch.step}, in {', '.join(bad)}")
+            raise Diverged(f"the {_words(self.whole)} is not finite at step {batch.step}, in {', '.join(bad)}")
 
     def check_gradients(self, step: int) -> None:
         """Raise Diverged if a gradient is not finite."""
@@ -162,4 +199,9 @@ def _words(name: str) -> str:
         "log_px": "log p(x|z)",
         "kl_negative": "the KL of the negatives",
         "kl_generated": "the KL of generated images",
+        "critic_gap": "critic's gap",
+        "real": "D(x)",
+        "generated": "D(G(z))",
+        "penalty": "the gradient penalty",
+        "cross_entropy": "the cross entropy",
     }.get(name, name)

@@ -114,10 +114,10 @@ class NegativeSampling(Method):
             return super().training_step(batch, batch_idx)
         noise = self.noise(batch)
         encoder, decoder = cast(list[LightningOptimizer], self.optimizers())
-        terms = self._turn(encoder, self.loss, batch, noise)
+        terms = self.turn(encoder, self.loss, batch, noise, self.clip)
         # past Lightning, which would count the two turns of a batch as two steps
         encoder.optimizer.step()
-        played = self._turn(decoder, self.decoder_loss, batch, noise)
+        played = self.turn(decoder, self.decoder_loss, batch, noise, self.clip)
         decoder.step()
         self.report(batch, {**terms, **played})
         return None
@@ -146,26 +146,6 @@ class NegativeSampling(Method):
         assert q_generated is not None
         pulled = kl_divergence(q_generated, self.model.prior()).sum(1).mean()
         return self.pull * pulled - self._log_px(q, y, noise), {"kl_generated": pulled}
-
-    def _turn(
-        self,
-        player: LightningOptimizer,
-        loss: Callable[[Batch, Noise], tuple[Tensor, Terms]],
-        batch: Batch,
-        noise: Noise,
-    ) -> Terms:
-        """Gradients of a loss for one of the two, while the other one's weights are held fixed."""
-        self.toggle_optimizer(player)
-        value, terms = loss(batch, noise)
-        player.zero_grad()
-        self.manual_backward(value)
-        if self.watched(batch.step):
-            self.check_terms(batch, terms)
-            self.check_gradients(batch.step)
-        if self.clip is not None:
-            self.clip_gradients(player.optimizer, self.clip, "norm")
-        self.untoggle_optimizer(player)
-        return terms
 
     def _negative(self, y: Tensor, batch: Batch, noise: Noise) -> Tensor | None:
         """A batch of negatives as the encoder sees them."""

@@ -1,0 +1,90 @@
+r"""A Wasserstein GAN: a generator G of images and a critic D that tells them from the data.
+
+With D kept 1-Lipschitz (`oodgen.methods.wgan` does so by a penalty), the largest gap
+$\mathbb E_{p(x)} D(x) - \mathbb E_{p(z)} D(G(z))$ is the Wasserstein distance of the two distributions.
+
+Source: Arjovsky et al. 2017; Choi et al. 2019, section 4 (papers/generative_ensembles, section 2), whose networks are
+those of their VAE.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from oodgen.errors import UserError
+from oodgen.noise import Noise
+
+__all__ = ["WGAN"]
+
+SLOPE = 0.2  # of the leaky ReLU below zero, TensorFlow's default
+
+
+class WGAN(nn.Module):
+    r"""Generator and critic of images whose sides are multiples of 4; see `oodgen.models.critic.Critic`.
+
+    The critic halves a map twice, then takes what is left of it by one convolution without padding, 7 x 7 for images
+    of 28 x 28 and 8 x 8 for 32 x 32. The VAE's linear layer of d numbers follows, and one linear output. The generator
+    goes back by transposed convolutions: one from z to maps of that size, then twice one of 5 x 5 and one that doubles
+    them, and two of 5 x 5 at the end, the last of them plain. Its sigmoid is the mean of the VAE's Bernoulli decoder.
+
+    An image x of 256 levels is observed as x / 255: on this scale the gradient of D is penalised.
+
+    Arguments:
+        shape: Image shape (C, H, W).
+        latent: d, the dimension of z.
+        channels: Channels of the widest maps; twice as many after the first halving.
+
+    Raises:
+        UserError: H or W is not a multiple of 4, or a number is not positive.
+
+    Source: the authors' code for widths, slope and initialisation (rich_latent), whose generator has no sigmoid.
+    """
+
+    def __init__(self, shape: Sequence[int], latent: int = 128, channels: int = 32) -> None:
+        super().__init__()
+        if len(shape) != 3 or min(*shape, latent, channels) < 1:
+            raise UserError(f"model: shape={list(shape)}, latent={latent} and channels={channels} must be positive")
+        colours, height, width = self.shape = tuple(shape)
+        if height % 4 or width % 4:
+            fit = [4 * -(-n // 4) for n in (height, width)]
+            raise UserError(
+                f"model: {height} x {width} pixels do not halve twice; "
+                f"set data.size=[{fit[0]},{fit[1]}] and model.shape=[{colours},{fit[0]},{fit[1]}]"
+            )
+        self.latent, whole = latent, (height // 4, width // 4)
+        c, act = channels, nn.LeakyReLU(SLOPE)
+        self.generator = nn.Sequential(
+            *(nn.Unflatten(1, (latent, 1, 1)), nn.ConvTranspose2d(latent, 2 * c, whole), act),
+            *(nn.ConvTranspose2d(2 * c, 2 * c, 5, 1, 2), act, nn.ConvTranspose2d(2 * c, 2 * c, 5, 2, 2, 1), act),
+            *(nn.ConvTranspose2d(2 * c, c, 5, 1, 2), act, nn.ConvTranspose2d(c, c, 5, 2, 2, 1), act),
+            *(nn.ConvTranspose2d(c, c, 5, 1, 2), act, nn.Conv2d(c, colours, 5, 1, 2)),
+        )
+        features = nn.Sequential(
+            *(nn.Conv2d(colours, c, 5, 1, 2), act, nn.Conv2d(c, c, 5, 2, 2), act),
+            *(nn.Conv2d(c, 2 * c, 5, 1, 2), act, nn.Conv2d(2 * c, 2 * c, 5, 2, 2), act),
+            *(nn.Conv2d(2 * c, 4 * latent, whole), act, nn.Flatten()),
+        )
+        # linear on linear is no more than one of them, but it learns at another pace
+        self.critic = nn.Sequential(features, nn.Sequential(nn.Linear(4 * latent, latent), nn.Linear(latent, 1)))
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def observe(self, x: Tensor, noise: Noise) -> Tensor:
+        return x / 255
+
+    def value(self, y: Tensor) -> Tensor:
+        features, head = self.critic
+        h = features(2 * y - 1).to(next(head.parameters()).dtype)
+        # scores are ranks of this number, in bf16 many of them would be ties
+        with torch.autocast(y.device.type, enabled=False):
+            return head(h).squeeze(1)
+
+    def plausibility(self, y: Tensor, noise: Noise) -> Tensor:
+        return self.value(y)
+
+    def generate(self, count: int, noise: Noise) -> Tensor:
+        z = noise.normal("z", (1, count, self.latent), next(self.parameters()).device)[0]
+        return self.generator(z).to(z.dtype).sigmoid()  # above one half bf16 has fewer values than an image has levels
