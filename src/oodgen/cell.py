@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ def _run(parts: Parts, folder: Path, overrides: Sequence[str]) -> None:
         device.place(model)
         kept = (train_dir / "evidence", root / "evidence")
         witness = evaluate.Witness(model, config["checkpoint"], *kept, device, config["eval_seed"])
+        parts = replace(parts, probes=evaluate.fit_probes(witness, parts.probes, data.trained))
         scores = evaluate.fit_scores(parts.scores, evaluate.collect(witness, parts.probes, data.held["validation"]))
         calibrate(witness, parts.probes, data, folder)
         values: dict[str, dict[str, np.ndarray]] = {}
@@ -76,7 +77,9 @@ def _run(parts: Parts, folder: Path, overrides: Sequence[str]) -> None:
             evaluate.check(values[name] | means[name], name)
             log.info("scored %s (%d examples)", name, len(test.x))
         who = (config["name"], fingerprint, config["seed"])
-        rows = evaluate.rows(who, values, int(np.prod(data.shape)), config["oracle"], means, model.bin)
+        rows = evaluate.rows(
+            who, values, int(np.prod(data.shape)), config["oracle"], means, getattr(model, "bin", None)
+        )
         evaluate.write_scores(folder / "scores", values)
         evaluate.write_rows(folder / "results.csv", rows)
         with whole(folder / "reconstructions.npz") as temporary, temporary.open("wb") as file:

@@ -1,7 +1,6 @@
 """Fit a method to its data in a directory of its own, or continue where a killed process stopped."""
 
 import logging
-import math
 import signal
 import sys
 import time
@@ -132,8 +131,9 @@ class _Lines(Callback):
         steps = trainer.global_step - self.step
         batch = trainer.datamodule.batch_size  # type: ignore[attr-defined]
         rate = steps * batch / (time.perf_counter() - self.start)
-        bound = float(trainer.callback_metrics.get("val/bound", math.nan))
-        log.info("step %d: validation bound %.2f nats, %.0f images/s", trainer.global_step, bound, rate)
+        bound = trainer.callback_metrics.get("val/bound")
+        said = "" if bound is None else f"validation bound {float(bound):.2f} nats, "
+        log.info("step %d: %s%.0f images/s", trainer.global_step, said, rate)
 
 
 def _quiet() -> None:

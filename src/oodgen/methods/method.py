@@ -26,12 +26,13 @@ class Method(pl.LightningModule):
     """A model under training; a method proper gives the loss.
 
     Arguments:
-        model: The density.
+        model: A density, or what else the method `needs`.
         optimizer: From parameters to an optimiser.
         seed: Seed of the noise of every step.
 
     Attributes:
         needs: The kind of model that it trains.
+        such: The name of a model of that kind, for whoever gave another one.
 
     Raises:
         UserError: the model is of another kind.
@@ -39,13 +40,15 @@ class Method(pl.LightningModule):
     """
 
     needs: ClassVar[type] = Density
+    such: ClassVar[str] = "vae_grey"
+    model: Any
 
-    def __init__(self, model: Density, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], seed: int = 0) -> None:
+    def __init__(self, model: Any, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], seed: int = 0) -> None:
         super().__init__()
         if not isinstance(model, self.needs):
             raise UserError(
-                f"{type(self).__name__} trains an encoder and a decoder around one layer of latent variables, which "
-                f"{type(model).__name__} is not; choose such a model, as model=vae_grey"
+                f"{type(self).__name__} trains a {self.needs.__name__}, which {type(model).__name__} is not; choose "
+                f"such a model, as model={self.such}"
             )
         self.model, self.optimizer, self.seed = model, optimizer, seed
 
@@ -77,14 +80,18 @@ class Method(pl.LightningModule):
         Raises:
             UserError: the data serve a stream that would go unused.
         """
+        self.check_streams(batch)
+        torch.manual_seed(self.seed)
+        self.model.initialise(self.model.observe(batch.x, RandomNoise()), RandomNoise())
+
+    def check_streams(self, batch: Batch) -> None:
+        """Raise UserError if the data serve a stream that would go unused."""
         served = {"auxiliary": bool(batch.auxiliary), "negative": batch.negative is not None}
         for stream in {name for name, there in served.items() if there} - self.uses():
             raise UserError(
                 f"the data serve {stream} examples, which {type(self).__name__} as configured does not train with; "
                 f"leave data.{stream} out, or choose a method that uses it"
             )
-        torch.manual_seed(self.seed)
-        self.model.initialise(self.model.observe(batch.x, RandomNoise()), RandomNoise())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         loss, terms = self.loss(batch, self.noise(batch))
