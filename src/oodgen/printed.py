@@ -4,10 +4,10 @@ How a cell finds its printed numbers: same inlier set (`in`), same `out`, same m
 slug holds the qualifiers that a transcribed cell has: `ns_vae likelihood=gaussian negatives=kmnist`. A paper's `log_p`
 or `bpd` of a variational model is its bound, so it answers to `l>0`; what it prints as bits/dim and is nats/dim, by the
 table's unit, answers to `nats_dim`. A number that is only averaged over a set (`mse`) is our metric `mean` of the score
-of that name, and its `ap` is our `auprc`. Grey copies of a set have its name. Papers do not tell `llr>1` from `llr>1 iw`, which takes the
+of that name. Grey copies of a set have its name. Papers do not tell `llr>1` from `llr>1 iw`, which takes the
 importance-weighted bound, so both find the same numbers. The sample count is not matched, since it is not part of a
 score's name here: every printed count is listed with its number. A number that two tables of a paper print alike is
-listed once. Percentages become fractions by the table's unit.
+listed once. Percentages become fractions by the table's unit. A paper's `ap` is our `auprc`.
 """
 
 import math

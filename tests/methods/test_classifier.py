@@ -1,4 +1,4 @@
-"""Objectives with labels against their formulas; what lacks labels or negatives is refused; resuming changes nothing."""
+"""Objectives with labels against their formulas; what lacks labels is refused; resuming changes nothing."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -84,7 +84,7 @@ def test_weighted_cross_entropy_is_that_of_the_data_as_they_are():
 def test_a_set_without_labels_or_negatives_is_refused():
     with pytest.raises(UserError, match=r"^CrossEntropy learns from labels, and the inlier set has none; choose"):
         CrossEntropy(dense(), sgd).initialise(Batch(rows(1), torch.arange(6), 0))
-    with pytest.raises(UserError, match="serve negative examples.*leave data.negative out"):
+    with pytest.raises(UserError, match=r"serve negative examples.*leave data\.negative out"):
         CrossEntropy(dense(), sgd).initialise(Batch(rows(1), torch.arange(6), 0, LABELS, negative=rows(2)))
     with pytest.raises(UserError, match="learns from negatives, and the data have none"):
         BinaryCrossEntropy(dense(1), sgd).initialise(Batch(rows(1), torch.arange(6), 0))
@@ -146,36 +146,31 @@ def separable(root, labels=True):
             np.save(folder / f"{split}_labels.npy", y)
 
 
-OPTIONS = (
-    "data=base +dataset@data.inlier=mnist +dataset@data.out.kmnist=kmnist ~probes.bounds ~probes.image "
-    "score@controls=none data.batch_size=16 trainer.max_epochs=4 model.hidden=16 model.channels=[8,8] "
-    "device.accelerator=cpu device.precision=32 oracle={} "
-).split()
+OPTIONS = [
+    *("data=base", "+dataset@data.inlier=mnist", "+dataset@data.out.kmnist=kmnist", "data.batch_size=16"),
+    *("~probes.bounds", "~probes.image", "score@controls=none", "oracle={}", "trainer.max_epochs=3"),
+    *("model.hidden=16", "model.channels=[8,8]", "device.accelerator=cpu", "device.precision=32"),
+]
 
 
-def run_options(root, kind):
-    options = {
-        "classifier": "model=classifier_grey method=cross_entropy score@scores=classifier "
-        "+probe@probes.classifier=logits +probe@probes.odin=odin +probe@probes.mahalanobis=mahalanobis",
-        "vib": "model=vib_grey method=information_bottleneck score@scores=vib +probe@probes.classifier=logits "
-        "+probe@probes.rate=rate model.latent=8",
-    }[kind]
-    return [*OPTIONS, *options.split(), f"data.root={root}"]
+def run_options(root):
+    probes = ("classifier=logits", "odin=odin", "mahalanobis=mahalanobis")
+    parts = ("model=classifier_grey", "method=cross_entropy", "score@scores=classifier")
+    return [*OPTIONS, *parts, *(f"+probe@probes.{probe}" for probe in probes), f"data.root={root}"]
 
 
-@pytest.mark.parametrize("kind", ["classifier", "vib"])
-def test_a_killed_and_resumed_run_ends_like_a_straight_one(command, tmp_path, monkeypatch, kind):
+def test_a_killed_and_resumed_run_ends_like_a_straight_one_and_separates(command, tmp_path, monkeypatch):
     separable(tmp_path / "data")
     weights, scores = [], []
     for half in (False, True):
         runs = tmp_path / f"runs{half}"
-        arguments = [*run_options(tmp_path / "data", kind), f"runs={runs}"]
+        arguments = [*run_options(tmp_path / "data"), f"runs={runs}"]
         if half:
             step, calls = CrossEntropy.training_step, []
 
             def dies(self, batch, batch_idx, step=step, calls=calls):
                 calls.append(batch.step)
-                if len(calls) == 50:  # in the third epoch
+                if len(calls) == 30:  # in the second epoch
                     raise RuntimeError("killed")
                 return step(self, batch, batch_idx)
 
@@ -192,14 +187,11 @@ def test_a_killed_and_resumed_run_ends_like_a_straight_one(command, tmp_path, mo
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert scores[0] == scores[1]
     areas = {line.split(",")[3]: float(line.split(",")[5]) for line in scores[0] if ",auroc," in line}
-    if kind == "classifier":
-        assert areas.keys() == {"msp", "entropy", "odin", "mahalanobis"}
-        assert min(areas.values()) > 0.8, areas
-    else:
-        assert areas["msp"] > 0.8 and areas["entropy"] > 0.8, areas
+    assert areas.keys() == {"msp", "entropy", "odin", "mahalanobis"}
+    assert min(areas.values()) > 0.8, areas
 
 
 def test_unlabelled_images_end_a_run_in_one_line(command, tmp_path):
     separable(tmp_path / "data", labels=False)
-    ended = command(*run_options(tmp_path / "data", "vib"))
+    ended = command(*run_options(tmp_path / "data"))
     assert ended.code == 2 and "learns from labels, and the inlier set has none" in ended.error

@@ -62,7 +62,8 @@ class Mahalanobis:
     $$\tfrac12 \min_k (f(x) - \mu_k)^\top S^{-1} (f(x) - \mu_k), \qquad
     S = \sum_k \sum_{i : y_i = k} (f(x_i) - \mu_k)(f(x_i) - \mu_k)^\top + 10^{-6} I$$
 
-    The paper's covariance is S / N: a factor of all distances, which changes no ranking.
+    The paper's covariance is S / N: a factor of all distances, which changes no ranking. pytorch-ood sums S in float32:
+    where features are nearly collinear, as behind dead ReLUs, distances are inexact.
 
     Evidence: `distance` (N,).
 
