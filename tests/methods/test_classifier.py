@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from oodgen.data.resident import Batch
+from oodgen.detector import Detector
 from oodgen.errors import UserError
 from oodgen.methods.classifier import BinaryCrossEntropy, CrossEntropy, InformationBottleneck
 from oodgen.methods.likelihood import MaximumLikelihood
@@ -189,6 +190,13 @@ def test_a_killed_and_resumed_run_ends_like_a_straight_one_and_separates(command
     areas = {line.split(",")[3]: float(line.split(",")[5]) for line in scores[0] if ",auroc," in line}
     assert areas.keys() == {"msp", "entropy", "odin", "mahalanobis"}
     assert min(areas.values()) > 0.8, areas
+    # a detector has what was fitted on the training examples, without them
+    (folder,) = (path.parent for path in runs.glob("eval/*/*/results.csv"))
+    written = np.genfromtxt(folder / "scores" / "kmnist.csv", delimiter=",", names=True)
+    x = np.load(tmp_path / "data" / "prepared" / "kmnist" / "test.npy")
+    for name in ("mahalanobis", "odin"):
+        found = Detector.load(folder, name, "cpu").score(x)
+        np.testing.assert_allclose(found, written[name], rtol=1e-4, err_msg=name)
 
 
 def test_unlabelled_images_end_a_run_in_one_line(command, tmp_path):
