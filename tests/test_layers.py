@@ -23,7 +23,7 @@ ALLOWED = {
     "metrics": ["errors"],
     "scores.*": ["errors", "scores.*"],
     "models.*": [*EVERYBODY, "nets", "distributions", "models.*"],
-    "probes.*": [*EVERYBODY, "models.density", "models.critic", "probes.*"],
+    "probes.*": [*EVERYBODY, "models.density", "models.critic", "models.classifier", "probes.*"],
     "methods.*": [*EVERYBODY, "models.*", "methods.*", "data.resident"],
     "data.*": ["errors", "files", "paths", "data.*"],
     "record": EVERYBODY,

@@ -244,6 +244,35 @@ def test_what_to_know_of_a_table_is_said_once():
         assert any("printed as bits/dim" in note for note in notes) == any(i.metric == "nats_dim" for i in table.items)
 
 
+def test_the_fraud_table_shows_both_conventions_of_its_average_precision():
+    def rows(out, score):
+        made = {(out, score, metric): 0.1 * i for i, metric in enumerate(("fpr95", "auroc", "auprc", "auprc_in"), 1)}
+        return run("vae" if score == "l>0" else "classifier", "credit_fraud", made, "generative_ensembles")
+
+    found = [rows("credit_fraud_frauds", "l>0"), rows("credit_fraud_known", "classifier")]
+    # fewer known frauds than normal rows: equal numbers are what the paper has
+    balanced = [row._replace(protocol="balanced", value=row.value + 0.5) for row in found[1].rows]
+    found[1] = found[1]._replace(rows=found[1].rows + balanced, record=found[1].record | {"experiment": "c"})
+    lines = shown(found, "generative_ensembles", "table3")
+    assert [line["method"] for line in lines] == ["classifier", "vae", "vae_ensemble"]
+    assert [line["out"] for line in lines] == ["credit_fraud_known", "credit_fraud_frauds", "credit_fraud_frauds"]
+    ours = ("FPR95 ours", "AUROC ours", "AUPRC ours", "AUPRC_IN ours")
+    assert [lines[0][name] for name in ours] == ["0.600", "0.700", "0.800", "0.900"]
+    assert [lines[1][name] for name in ours] == ["0.100", "0.200", "0.300", "0.400"]
+    assert {lines[2][name] for name in ours} == {"not run"}
+    assert [lines[0][f"{name} paper"] for name in ("FPR95", "AUROC", "AUPRC")] == ["0.040", "0.991", "0.993"]
+    notes = after(found, "generative_ensembles", "table3").after
+    assert sum("which class is positive is not said" in note for note in notes) == 1
+
+
+def test_quoted_odin_stays_quoted_beside_a_run_of_ours():
+    vib = run("vib", "mnist", {("omniglot", "rate", "auroc"): 0.9}, "generative_ensembles")
+    odin = run("odin", "mnist", {("omniglot", "odin", "auroc"): 0.8}, "generative_ensembles", name="o")
+    lines = [line for line in shown([vib, odin], "generative_ensembles", "table2") if line["out"] == "omniglot"]
+    by_method = {line["method"]: line["AUROC ours"] for line in lines if line["in"] == "mnist"}
+    assert by_method["vib"] == "0.900" and by_method["odin"] == "quoted"
+
+
 @cache
 def configs():
     """Every experiment that names a paper and a method of it: name -> resolved config."""

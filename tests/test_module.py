@@ -60,6 +60,9 @@ def test_labels_go_with_their_examples(make):
     batch = data.train_dataloader().batch(3)
     assert data.train_x is not None
     assert np.array_equal(batch.x.numpy(), data.train_x[batch.y.numpy()])
+    for held in (*data.val_dataloader(), data.trained()):
+        assert np.array_equal(np.asarray(held.x), data.train_x[np.asarray(held.y)])
+    assert len(data.trained().x) == 160
 
 
 def test_test_sets_begin_with_the_inlier(make):

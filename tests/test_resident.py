@@ -105,3 +105,6 @@ def test_sequential_batches_are_everything_in_order(mapped):
     assert [len(batch.x) for batch in batches] == [16, 16, 16, 2]
     assert torch.equal(torch.cat([batch.x for batch in batches]), torch.from_numpy(X))
     assert torch.equal(torch.cat([batch.index for batch in batches]), torch.arange(50))
+    assert all(batch.y is None for batch in batches)
+    labelled = SequentialLoader(Examples(mapped, CPU, 0), 16, torch.arange(50) + 7)
+    assert torch.equal(torch.cat([batch.y for batch in labelled]), torch.arange(50) + 7)

@@ -44,6 +44,7 @@ class Calibration(NamedTuple):
         conversion: From image files to examples.
         inlier: The inlier's name.
         weights: Digest of the weights that were asked.
+        fitted: Of each probe that needed a reference, what it took from it.
     """
 
     validation: dict[str, Tensor]
@@ -51,6 +52,7 @@ class Calibration(NamedTuple):
     conversion: Conversion
     inlier: str
     weights: str
+    fitted: dict[str, dict[str, Tensor]]
 
 
 def calibrate(witness: evaluate.Witness, probes: Mapping[str, Probe], data: OODDataModule, folder: Path) -> None:
@@ -60,7 +62,7 @@ def calibrate(witness: evaluate.Witness, probes: Mapping[str, Probe], data: OODD
 
     Arguments:
         witness: The trained model.
-        probes: The run's probes.
+        probes: The run's probes, fitted.
         data: The run's data, set up.
         folder: The evaluation's directory.
     """
@@ -69,6 +71,9 @@ def calibrate(witness: evaluate.Witness, probes: Mapping[str, Probe], data: OODD
         for part in ("validation", "calibration")
         for name, value in evaluate.collect(witness, probes, data.held[part]).items()
     }
+    for name, probe in probes.items():
+        fitted: Mapping[str, Tensor] = getattr(probe, "fitted", {})
+        evidence |= {f"fitted/{name}/{item}": value.cpu().contiguous() for item, value in fitted.items()}
     about = {
         "conversion": Conversion(tuple(data.inlier.shape), data.grey, data.size, data.scaling),
         "inlier": data.inlier.name,
@@ -99,7 +104,12 @@ def read(folder: Path) -> Calibration:
             {name.removeprefix(f"{part}/"): value for name, value in evidence.items() if name.startswith(f"{part}/")}
             for part in ("validation", "calibration")
         )
-        return Calibration(validation, calibration, conversion, about["inlier"], about["weights"])
+        fitted: dict[str, dict[str, Tensor]] = {}
+        for name, value in evidence.items():
+            if name.startswith("fitted/"):
+                _, probe, item = name.split("/")
+                fitted.setdefault(probe, {})[item] = value
+        return Calibration(validation, calibration, conversion, about["inlier"], about["weights"], fitted)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); {again}") from error
 

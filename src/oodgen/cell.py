@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from oodgen.data.module import TestSet
 from oodgen.device import one_gpu
 from oodgen.errors import Diverged, UserError
 from oodgen.files import whole, write_text
-from oodgen.models.density import Density
 from oodgen.parts import Parts, assemble, build
 from oodgen.train import fit
 
@@ -68,6 +67,7 @@ def _run(parts: Parts, folder: Path, overrides: Sequence[str]) -> None:
         device.place(model)
         kept = (train_dir / "evidence", root / "evidence")
         witness = evaluate.Witness(model, config["checkpoint"], *kept, device, config["eval_seed"])
+        parts = replace(parts, probes=evaluate.fit_probes(witness, parts.probes, data.trained))
         scores = evaluate.fit_scores(parts.scores, evaluate.collect(witness, parts.probes, data.held["validation"]))
         calibrate(witness, parts.probes, data, folder)
         sets |= attack.craft(witness, data.attacks, sets[data.inlier.name])
@@ -79,7 +79,7 @@ def _run(parts: Parts, folder: Path, overrides: Sequence[str]) -> None:
             evaluate.check(values[name] | means[name], name)
             log.info("scored %s (%d examples)", name, len(test.x))
         who = (config["name"], fingerprint, config["seed"])
-        width = model.bin if isinstance(model, Density) else None
+        width = getattr(model, "bin", None)
         rows = evaluate.rows(who, values, int(np.prod(data.shape)), config["oracle"], means, width)
         evaluate.write_scores(folder / "scores", values)
         evaluate.write_rows(folder / "results.csv", rows)

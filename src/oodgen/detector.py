@@ -13,7 +13,7 @@ Source: Vovk, Gammerman, Shafer 2005, Algorithmic Learning in a Random World, ch
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ class Detector:
         asked = _Asked(kept.calibration)
         reference = torch.from_numpy(evaluate.score(rule, asked)[name]).sort().values
         probes = {probe: build(config["probes"][probe], f"probes.{probe}") for probe in sorted(asked.probes)}
+        probes |= {probe: replace(probes[probe], fitted=kept.fitted[probe]) for probe in probes.keys() & kept.fitted}
 
         # precision and memory format of the run, on the machine at hand
         where = Device(device, config["device"]["precision"], config["device"]["channels_last"]).resolved()  # type: ignore[arg-type]

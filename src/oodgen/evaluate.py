@@ -29,7 +29,18 @@ from oodgen.probes.probe import Evidence, Probe
 from oodgen.record import digest
 from oodgen.tables import Row
 
-__all__ = ["Witness", "check", "collect", "fit_scores", "reconstructions", "rows", "runaway", "score", "write_rows"]
+__all__ = [
+    "Witness",
+    "check",
+    "collect",
+    "fit_probes",
+    "fit_scores",
+    "reconstructions",
+    "rows",
+    "runaway",
+    "score",
+    "write_rows",
+]
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +124,23 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     except (SafetensorError, OSError) as error:
         log.warning("%s is damaged (%s); asking again", path, error)
         return None
+
+
+@torch.inference_mode()
+def fit_probes(witness: Witness, probes: Mapping[str, Any], trained: Callable[[], TestSet]) -> dict[str, Probe]:
+    """Probes that need a reference, fitted on the inliers that were `trained` on; the others as they are."""
+    found: dict[str, Probe] = {}
+    for name, probe in probes.items():
+        if not callable(getattr(probe, "fit", None)):
+            found[name] = probe
+            continue
+        test = trained()
+        labels = None if test.y is None else torch.as_tensor(test.y)
+        loader = SequentialLoader(Examples(test.x, witness.device.torch, 0), probe.batch(witness.model), labels)
+        with witness.device.autocast():
+            batches = ((batch.x, batch.y, ExampleNoise(witness.seed, batch.index)) for batch in loader)
+            found[name] = probe.fit(witness.model, batches)
+    return found
 
 
 def fit_scores(scores: Mapping[str, Any], reference: Evidence) -> dict[str, Score]:

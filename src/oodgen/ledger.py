@@ -3,7 +3,8 @@ r"""A paper's tables whole: a line for every inlier, out set, method and score i
 A run answers to a printed number by the rule of `oodgen.printed`, if it was made after that paper or after none. Of
 our numbers those over equal numbers in and out stand there, where measured. An average precision whose positives are
 as many as its negatives is at least $1 - \ln 2$, whatever the ranking; in a table that prints less, ours with the
-inliers positive, over whole sets, stands beside it too.
+inliers positive, over whole sets, stands beside it too. So it does, over equal numbers, in a table that does not say
+which class is positive.
 """
 
 import math
@@ -129,7 +130,8 @@ def sheet(printout: Printout, given: Sequence[Answer]) -> Sheet | None:
         asked.setdefault(key, {}).setdefault(item.score if averaged else item.metric, []).append(item)
     metrics = list(dict.fromkeys(metric for row in asked.values() for metric in row))
     ours = {metric: [metric] for metric in metrics}
-    if low := any(item.metric == "auprc" and item.value < FLOOR for item in printout.items):
+    low = any(item.metric == "auprc" and item.value < FLOOR for item in printout.items)
+    if low or printout.either:
         ours["auprc"].append("auprc_in")
     lines: list[Line] = []
     used: dict[str, Answer] = {}
@@ -149,7 +151,7 @@ def sheet(printout: Printout, given: Sequence[Answer]) -> Sheet | None:
             for score in _variants(key.score, answer):
                 words = (Entry(_short(key.method), hint=key.method), *map(Entry, (key.inlier, key.out)))
                 words = (*words, Entry(score, gloss(score)), Entry(setting))
-                numbers = _numbers(row, ours, answer, key._replace(score=score))
+                numbers = _numbers(row, ours, answer, key._replace(score=score), whole=low)
                 lines.append(Line("quoted" if key.quoted else "score", (*words, *numbers)))
     if not used:
         return None
@@ -190,13 +192,18 @@ def _variants(score: str, answer: Answer | None) -> list[str]:
 
 
 def _numbers(
-    row: Mapping[str, list[Printed]], ours: Mapping[str, list[str]], answer: Answer | None, key: _Key
+    row: Mapping[str, list[Printed]], ours: Mapping[str, list[str]], answer: Answer | None, key: _Key, whole: bool
 ) -> list[Entry]:
-    """The numbers of a line: for each metric the printed ones and ours, then our seeds and their epochs."""
+    """The numbers of a line: for each metric the printed ones and ours, then our seeds and their epochs.
+
+    `whole`: the precision with the inliers positive is that over whole sets.
+    """
     found: dict[tuple[str, str], Cell] = {}
     for protocol in ("full", "balanced"):
         for cell in answer.cells if answer else ():
-            if (cell.out, cell.protocol) == (key.out, protocol) and (cell.metric != "auprc_in" or protocol == "full"):
+            if (cell.out, cell.protocol) == (key.out, protocol) and not (
+                whole and cell.metric == "auprc_in" and protocol == "balanced"
+            ):
                 found[cell.metric, cell.score] = cell
     absent = "quoted" if key.quoted else "not run"
     if answer is not None:
@@ -227,6 +234,8 @@ def _after(printout: Printout, low: bool) -> list[str]:
             f"AUPRC: an average precision over equal numbers is at least 1 − ln 2 = {FLOOR:.3f}, whatever the ranking. "
             "Less is printed here, so AUPRC_IN (inliers positive, whole sets) stands beside it."
         )
+    elif printout.either:
+        found.append("AUPRC: which class is positive is not said; here it is out, and in AUPRC_IN the inliers are.")
     remarks: dict[str, dict[str, None]] = {}
     for item in printout.items:
         texts = remarks.setdefault(_short(item.method), {})

@@ -7,7 +7,7 @@ table's unit, answers to `nats_dim`. A number that is only averaged over a set (
 of that name. Grey copies of a set have its name. Papers do not tell `llr>1` from `llr>1 iw`, which takes the
 importance-weighted bound, so both find the same numbers. The sample count is not matched, since it is not part of a
 score's name here: every printed count is listed with its number. A number that two tables of a paper print alike is
-listed once. Percentages become fractions by the table's unit.
+listed once. Percentages become fractions by the table's unit. A paper's `ap` is our `auprc`.
 """
 
 import math
@@ -62,13 +62,17 @@ class Printed(NamedTuple):
 
 
 class Printout(NamedTuple):
-    """One table of a paper; `units` are those of its numbers that a reader could mistake, in words."""
+    """One table of a paper; `units` are those of its numbers that a reader could mistake, in words.
+
+    `either`: it does not say which class is the positive one of its average precision.
+    """
 
     paper: str
     id: str
     caption: str
     units: tuple[str, ...]
     items: tuple[Printed, ...]
+    either: bool = False
 
 
 def find_paper(slug: str) -> Path | None:
@@ -110,7 +114,8 @@ def read_tables(path: Path) -> list[Printout]:
                 if unit not in ("fraction", "percent"):
                     name = heading(item.score if item.metric == "mean" else item.metric)
                     units[unit if unit.startswith(name) else f"{name}: {unit}"] = None
-            found.append(Printout(paper["slug"], table["id"], table.get("caption", ""), tuple(units), tuple(items)))
+            about = (paper["slug"], table["id"], table.get("caption", ""), tuple(units), tuple(items))
+            found.append(Printout(*about, table.get("positive") == "unsaid"))
         return found
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give the path of a paper.yaml") from error
@@ -123,6 +128,7 @@ def _item(paper: str, table: Mapping[str, Any], cell: Mapping[str, Any], unit: s
     """A transcribed cell under our names, by the rule at the head of this file."""
     inlier, out, score, metric = cell["in"], cell["out"], cell["score"] or "", cell["metric"]
     score = "l>0" if score in ("log_p", "bpd") else score
+    metric = "auprc" if metric == "ap" else metric
     if metric in AVERAGED:
         score, metric = metric, "mean"
         out = cell.get("eval_on") or out

@@ -1,7 +1,6 @@
 """Fit a method to its data in a directory of its own, or continue where a killed process stopped."""
 
 import logging
-import math
 import signal
 import sys
 import time
@@ -133,9 +132,12 @@ class _Lines(Callback):
         batch = trainer.datamodule.batch_size  # type: ignore[attr-defined]
         rate = steps * batch / (time.perf_counter() - self.start)
         whole: str = module.whole  # type: ignore[assignment]
-        value = float(trainer.callback_metrics.get(f"val/{whole}", math.nan))
-        words = f"{value:.2f} nats" if whole == "bound" else f"{value:.4g}"
-        log.info("step %d: validation %s %s, %.0f images/s", trainer.global_step, whole.replace("_", " "), words, rate)
+        value = trainer.callback_metrics.get(f"val/{whole}")
+        said = ""
+        if value is not None:
+            words = f"{float(value):.2f} nats" if whole == "bound" else f"{float(value):.4g}"
+            said = f"validation {whole.replace('_', ' ')} {words}, "
+        log.info("step %d: %s%.0f images/s", trainer.global_step, said, rate)
 
 
 def _quiet() -> None:

@@ -21,11 +21,9 @@ from oodgen.models.vae import VAE
 from oodgen.paths import config_dir
 
 CPU = torch.device("cpu")
-MODELS = sorted(
-    path.stem
-    for path in (config_dir() / "model").glob("*.yaml")
-    if not path.stem.startswith("wgan")  # no density
-)
+# critics and classifiers are no densities
+NAMES = sorted(path.stem for path in (config_dir() / "model").glob("*.yaml"))
+MODELS = [name for name in NAMES if not name.startswith(("wgan", "classifier", "vib"))]
 # a hierarchy with its skip connections and without them; other models have none
 CASES = [(name, skips) for name in MODELS for skips in ((True, False) if name.startswith("hvae") else (None,))]
 sgd = partial(torch.optim.SGD, lr=0.0)

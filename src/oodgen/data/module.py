@@ -148,9 +148,16 @@ class OODDataModule(pl.LightningDataModule):
             self.scaling = fit(self.scale, np.concatenate(seen))
             split = self._scaled(split)
         self.train_x, self.rows = split.x, rest
-        self.labels = None if split.y is None else torch.as_tensor(np.asarray(split.y)[rest].astype(np.int64))
+        labels = None if split.y is None else np.asarray(split.y).astype(np.int64)
+        self.labels = None if labels is None else torch.as_tensor(labels[rest])
         self.held = {
-            name: TestSet(split.x[part], self.inlier.name, f"{name} part of train", split.sha256)
+            name: TestSet(
+                split.x[part],
+                self.inlier.name,
+                f"{name} part of train",
+                split.sha256,
+                None if labels is None else labels[part],
+            )
             for name, part in held.items()
         }
         self.streams = [self._load(dataset, "train") for dataset in self.auxiliary.values()]
@@ -184,7 +191,16 @@ class OODDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> SequentialLoader:
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        return SequentialLoader(Examples(self.held["validation"].x, device, self.resident), self.batch_size)
+        held = self.held["validation"]
+        labels = None if held.y is None else torch.as_tensor(held.y)
+        return SequentialLoader(Examples(held.x, device, self.resident), self.batch_size, labels)
+
+    def trained(self) -> TestSet:
+        """The inliers that are trained on, with their labels."""
+        self.setup()
+        assert self.train_x is not None
+        labels = None if self.labels is None else self.labels.numpy()
+        return TestSet(self.train_x[self.rows], self.inlier.name, "training part of train", self.sha256, labels)
 
     def _tests(self) -> dict[str, TestSet]:
         """The whole test splits of the inlier and of the out sets that are there, transformations apart."""
@@ -226,7 +242,8 @@ class OODDataModule(pl.LightningDataModule):
             shape, rows = (count, *dataset.shape), len(dataset.shape) == 1
             x = rng.standard_normal(shape, np.float32) if rows else rng.integers(0, 256, shape, np.uint8)
             origin = f"random {'rows' if rows else 'images'} (smoke)"
-            return self._scaled(TestSet(self._prepare(x, dataset.name), dataset.name, origin, "smoke"))
+            labels = None if rows else np.arange(count) % 10  # as if of ten classes
+            return self._scaled(TestSet(self._prepare(x, dataset.name), dataset.name, origin, "smoke", labels))
         found = load(dataset, split, self.root)
         x = self._prepare(found.x, dataset.name)
         return self._scaled(TestSet(x, dataset.name, found.origin, found.sha256, found.y))

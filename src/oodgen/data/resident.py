@@ -131,10 +131,10 @@ class TrainLoader:
 
 
 class SequentialLoader:
-    """Every example once, in order, with its index."""
+    """Every example once, in order, with its index and, if there are any, its label."""
 
-    def __init__(self, examples: Examples, batch_size: int) -> None:
-        self.examples, self.batch_size = examples, batch_size
+    def __init__(self, examples: Examples, batch_size: int, labels: Tensor | None = None) -> None:
+        self.examples, self.batch_size, self.labels = examples, batch_size, labels
 
     def __len__(self) -> int:
         return -(-self.examples.size // self.batch_size)
@@ -142,4 +142,5 @@ class SequentialLoader:
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, self.examples.size, self.batch_size):
             index = torch.arange(start, min(start + self.batch_size, self.examples.size))
-            yield Batch(self.examples.take(index), index)
+            labels = None if self.labels is None else self.labels[index].to(self.examples.device)
+            yield Batch(self.examples.take(index), index, y=labels)

@@ -14,7 +14,11 @@ Evidence = Mapping[str, Tensor]
 
 
 class Probe(Protocol):
-    """A question to (model, x); its options are its constructor's arguments."""
+    """A question to (model, x); its options are its constructor's arguments.
+
+    One that needs a reference has `fit(model, examples)`, with the examples that were trained on as batches of
+    (x, labels, noise), and returns itself with the tensors `fitted`; a detector takes these from the run.
+    """
 
     needs: type  # the Protocol or class that the model must offer; object where no model is asked
 

@@ -1,0 +1,157 @@
+r"""Classifiers, which know labels and state no density: the label-based baselines of papers/generative_ensembles.
+
+A classifier maps an example to features f(x) and those, by one linear layer, to the logits of $p(y | x)$: of all
+classes, whose softmax it is, or a single logit, whose sigmoid is the probability of "out".
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from oodgen.errors import UserError
+from oodgen.noise import Noise
+
+__all__ = ["Bottleneck", "Classifier", "ConvolutionalClassifier", "DenseClassifier", "Trunk", "scaled"]
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A model that says which class an example is of.
+
+    Attributes:
+        shape: Shape of an example.
+        classes: K, the number of logits.
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def observe(self, x: Tensor, noise: Noise) -> Tensor:
+        """Stored uint8 images (B, C, H, W) or float32 rows (B, D) to the floats y that the model sees."""
+        ...
+
+    def features(self, y: Tensor) -> Tensor:
+        """f, what the last layer sees, shape (B, F)."""
+        ...
+
+    def logits(self, y: Tensor) -> Tensor:
+        """Unnormalised log-probabilities of the classes, shape (B, K)."""
+        ...
+
+
+@runtime_checkable
+class Bottleneck(Classifier, Protocol):
+    r"""A classifier that looks through a stochastic code z, and can say how many nats it spends on it."""
+
+    def rate(self, y: Tensor) -> Tensor:
+        r"""$D_{KL}[q(z|y) \| p(z)]$ in nats, shape (B,)."""
+        ...
+
+    def encode(self, y: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) of a draw of z, and the rate (B,), from one pass."""
+        ...
+
+
+def scaled(x: Tensor) -> Tensor:
+    """Stored images as intensities on [0, 1], rows as they are."""
+    return x.float() / 255 if x.ndim == 4 else x
+
+
+class Trunk(nn.Sequential):
+    r"""Images (B, C, H, W) to features (B, F): for each width a 3 x 3 convolution, batch norm, ReLU and 2 x 2 max-pool,
+    then a dense ReLU layer.
+
+    Arguments:
+        shape: Shape of an image, (C, H, W).
+        channels: Widths of the convolutions.
+        hidden: F.
+
+    Raises:
+        UserError: the shape is not that of an image, or too small to be halved so often; a size is not positive.
+    """
+
+    def __init__(self, shape: Sequence[int], channels: Sequence[int], hidden: int) -> None:
+        if len(shape) != 3:
+            raise UserError(f"model.shape={list(shape)} is not that of an image, [C,H,W]; rows want another model")
+        if min(*shape, *channels, hidden, 1) < 1:
+            raise UserError("model: shape, channels and hidden must be at least 1")
+        height, width = (size >> len(channels) for size in shape[1:])
+        if min(height, width) < 1:
+            raise UserError(f"model.channels={list(channels)} halve {shape[1]}x{shape[2]} images to nothing")
+        layers: list[nn.Module] = []
+        for below, above in pairwise([shape[0], *channels]):
+            convolution = nn.Conv2d(below, above, 3, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(above), nn.ReLU(), nn.MaxPool2d(2)]
+        flat = height * width * (channels[-1] if channels else shape[0])
+        super().__init__(*layers, nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU())
+
+
+class _Headed(nn.Module):
+    """A trunk to features, dropout, and a linear layer to logits."""
+
+    def __init__(self, shape: Sequence[int], classes: int, trunk: nn.Module, width: int, dropout: float) -> None:
+        super().__init__()
+        if classes < 1 or not 0 <= dropout < 1:
+            raise UserError(f"model: classes={classes} must be at least 1, and dropout={dropout} in [0, 1)")
+        self.shape, self.classes = tuple(shape), classes
+        self.trunk, self.dropout, self.head = trunk, nn.Dropout(dropout), nn.Linear(width, classes)
+
+    def observe(self, x: Tensor, noise: Noise) -> Tensor:
+        return scaled(x)
+
+    def features(self, y: Tensor) -> Tensor:
+        return self.trunk(y)
+
+    def logits(self, y: Tensor) -> Tensor:
+        return self.head(self.dropout(self.trunk(y)))
+
+
+class ConvolutionalClassifier(_Headed):
+    """A small classifier of images.
+
+    Arguments:
+        shape: Shape of an image, (C, H, W).
+        classes: K.
+        channels, hidden: Of its `Trunk`; the features are the dense layer's.
+        dropout: Share of the features that training drops.
+
+    Raises:
+        UserError: also what `Trunk` refuses.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], classes: int, channels: Sequence[int], hidden: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__(shape, classes, Trunk(shape, channels, hidden), hidden, dropout)
+
+
+class DenseClassifier(_Headed):
+    """A classifier of rows, with dropout behind every hidden ReLU layer.
+
+    Arguments:
+        shape: Shape of a row, (D,).
+        classes: K; 1 for inliers against negatives.
+        hidden: Units of the hidden layers.
+        dropout: Share of the hidden units that training drops.
+
+    Raises:
+        UserError: the shape is not that of a row, or a size is not positive.
+
+    Source: Choi, Jang, Alemi 2019, section 4.2 (papers/generative_ensembles, section 2): two layers of 512. They do not
+    print the dropout.
+    """
+
+    def __init__(self, shape: Sequence[int], classes: int, hidden: Sequence[int], dropout: float = 0.5) -> None:
+        if len(shape) != 1:
+            raise UserError(f"model.shape={list(shape)} is not that of a row, [columns]; images want another model")
+        if not hidden or min(*shape, *hidden) < 1:
+            raise UserError("model: shape must be at least 1, and hidden name at least one layer of at least 1")
+        layers: list[nn.Module] = []
+        for below, above in pairwise([shape[0], *hidden]):
+            layers += [nn.Dropout(dropout)] if layers else []
+            layers += [nn.Linear(below, above), nn.ReLU()]
+        super().__init__(shape, classes, nn.Sequential(*layers), hidden[-1], dropout)

@@ -1,0 +1,76 @@
+r"""The variational information bottleneck: a classifier that sees an image through a stochastic code.
+
+$$q(z | x) = \mathcal N(\mu(x), \mathrm{diag}\, s(x)^2), \qquad
+\mathbb E_{q(z|x)}[-\log p(y | z)] + \beta\, R(x), \qquad
+R(x) = D_{KL}[q(z | x) \| p(z)], \quad p(z) = \mathcal N(0, I)$$
+
+The rate R bounds what z says of x, $I(Z; X) \le \mathbb E R$; an image on which the encoder spends more nats than on
+those it was trained on is suspected to be out.
+
+Source: Alemi et al. 2017 (Deep Variational Information Bottleneck), eq. 17; the rate as a score, Alemi et al. 2018
+(Uncertainty in the Variational Information Bottleneck); papers/generative_ensembles, section 2.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from oodgen.errors import UserError
+from oodgen.models.classifier import Trunk, scaled
+from oodgen.models.one_layer import posterior
+from oodgen.models.vae import Isotropic
+from oodgen.noise import Noise
+
+__all__ = ["VIB"]
+
+
+class VIB(nn.Module):
+    r"""The bottleneck of images; logits are linear in z.
+
+    Arguments:
+        shape: Shape of an image, (C, H, W).
+        classes: K.
+        latent: d, the dimension of z.
+        channels, hidden: Of the encoder's `Trunk`.
+
+    Raises:
+        UserError: a size is not positive; also what `Trunk` refuses.
+    """
+
+    def __init__(self, shape: Sequence[int], classes: int, latent: int, channels: Sequence[int], hidden: int) -> None:
+        super().__init__()
+        if min(classes, latent) < 1:
+            raise UserError(f"model: classes={classes} and latent={latent} must be at least 1")
+        self.shape, self.classes = tuple(shape), classes
+        self.encoder = nn.Sequential(Trunk(shape, channels, hidden), nn.Linear(hidden, 2 * latent))
+        self.head = nn.Linear(latent, classes)
+        self.prior = Isotropic()
+
+    def observe(self, x: Tensor, noise: Noise) -> Tensor:
+        return scaled(x)
+
+    def code(self, y: Tensor) -> Normal:
+        """q(z|y), of codes (B, d)."""
+        return posterior(self.encoder(y))
+
+    def features(self, y: Tensor) -> Tensor:
+        r"""$\mu$, (B, d)."""
+        return self.code(y).mean
+
+    def logits(self, y: Tensor) -> Tensor:
+        r"""Of $\mu$, (B, K)."""
+        return self.head(self.features(y))
+
+    def rate(self, y: Tensor) -> Tensor:
+        r"""$R = \frac12 \sum_j (\mu_j^2 + s_j^2 - 1 - \log s_j^2)$ in nats, (B,)."""
+        return self._rate(self.code(y))
+
+    def encode(self, y: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) of a draw of z, and the rate (B,)."""
+        q = self.code(y)
+        z = q.mean + q.stddev * noise.normal("q1", (1, *q.mean.shape), y.device)[0]
+        return self.head(z), self._rate(q)
+
+    def _rate(self, q: Normal) -> Tensor:
+        return kl_divergence(q, self.prior()).sum(1)
