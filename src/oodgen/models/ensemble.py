@@ -22,7 +22,7 @@ class Ensemble(nn.Module):
         members: The models, at least two, with no weight in common.
 
     Attributes:
-        alive: Which members count, (M,): training drops one that diverged. Of the weights, so that a checkpoint says it.
+        alive: Which members count, (M,): training may drop one that diverged. A buffer, so that a checkpoint says it.
 
     Raises:
         UserError: there are fewer than two.
