@@ -11,8 +11,8 @@ from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
 
 from oodgen import train
 from oodgen.checkpoints import Checkpoints
-from oodgen.data.catalog import Dataset
 from oodgen.data import module
+from oodgen.data.catalog import Dataset
 from oodgen.data.module import OODDataModule
 from oodgen.data.resident import Batch, Examples, TrainLoader
 from oodgen.device import Device
