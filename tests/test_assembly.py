@@ -7,6 +7,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from oodgen.detector import Detector
+
 SINGLE = ("+experiment=credit_fraud_vae", "name=single")
 TOGETHER = ("+experiment=credit_fraud_vae_ensemble", "method.size=2", "score@scores=ensemble")
 OPTIONS = ("data.batch_size=50", "trainer.max_steps=25", "device.accelerator=cpu", "device.precision=32")
@@ -60,6 +62,10 @@ def test_assembled_is_trained_together(run):
         for folder, run in ((one, trained), (other, assembled))
     ]
     assert rows[0] == rows[1] and ",waic,auroc," in rows[0]
+    raw = np.load(one.parents[3] / "data" / "prepared" / "credit_fraud_frauds" / "test.npy")
+    detectors = [Detector.load(folder) for folder in (one, other)]
+    assert detectors[0].name == "waic"
+    assert torch.equal(*(detector.score(raw) for detector in detectors))
     facts = json.loads((other / "record.json").read_text())
     assert facts["training"]["how"] == "assembled" and list(facts["training"]["inputs"]) == [m.name for m in members]
     assert json.loads((one / "record.json").read_text())["training"]["how"] == "sequential"

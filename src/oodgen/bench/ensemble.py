@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from oodgen.bench.subject import Bench, images
+from oodgen.bench.subject import Bench, images, name_of
 from oodgen.bench.timing import Table, in_turns
 from oodgen.data.resident import Batch
 from oodgen.methods.ensemble import GenerativeEnsemble
@@ -72,7 +72,7 @@ def measure(bench: Bench) -> list[Table]:
         verdicts.append(f"{fastest} is the faster way at batch {size}")
     auto = "stacked" if bench.device.accelerator == "gpu" else "sequential"
     notes = [f"method.how=auto takes {auto} here; {', '.join(verdicts)}"]
-    title = f"Ensemble: a step of {SIZE} members of {MODEL}, against as many separate trainings"
+    title = f"Ensemble: a step of {SIZE} members of {MODEL}, {name_of(bench.device)}"
     return [Table(title, ("way", "batch", "ms", "member-images/s", "x separate"), rows, notes)]
 
 

@@ -106,10 +106,12 @@ class GenerativeEnsemble(Method):
             for place, i in enumerate(there):
                 own = {name: term[place] for name, term in terms.items()}
                 self._guard(i, partial(self.methods[i - 1].check_terms, batch, own))
-        kept = [place for place, i in enumerate(there) if i not in self.dropped]
-        numbers = {f"bound_{i}": terms["bound"][place] for place, i in enumerate(there) if place in kept}
-        self.report(batch, {name: term[kept].mean() for name, term in terms.items()} | numbers)
-        return losses[kept].mean()
+        numbers = {f"bound_{i}": terms["bound"][place] for place, i in enumerate(there) if i not in self.dropped}
+        if len(numbers) < len(there):
+            kept = [place for place, i in enumerate(there) if i not in self.dropped]
+            losses, terms = losses[kept], {name: term[kept] for name, term in terms.items()}
+        self.report(batch, {name: term.mean() for name, term in terms.items()} | numbers)
+        return losses.mean()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Hand each member the gradients that its step has computed."""
