@@ -15,6 +15,7 @@ from oodgen.data.module import TestSet as Examined
 from oodgen.data.transforms import gaussian_noise
 from oodgen.errors import UserError
 from oodgen.models.density import Attackable, Bound, Density
+from oodgen.models.ensemble import Ensemble
 from oodgen.models.glow import Glow
 from oodgen.models.likelihoods import Bernoulli, LogisticMixture
 from oodgen.models.priors import Flow
@@ -187,3 +188,13 @@ def test_the_data_leave_it_to_the_model():
 def test_numbers_out_of_range_are_one_line(options):
     with pytest.raises(UserError, match=f"adversarial: .*{next(iter(options))}="):
         adversarial(**options)
+
+
+def test_of_an_ensemble_the_first_member_that_counts_is_attacked():
+    members = [vae(), vae(Bernoulli("dynamic")), vae(centred=True)]
+    ensemble = Ensemble(members)
+    assert np.array_equal(made(ensemble).x, made(members[0]).x)
+    ensemble.alive[0] = False
+    assert np.array_equal(made(ensemble).x, made(members[1]).x)
+    with pytest.raises(UserError, match="a Linear does not say"):
+        attack.check(Ensemble([nn.Linear(1, 1), nn.Linear(1, 1)]), {"adversarial": adversarial()})

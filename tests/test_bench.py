@@ -24,7 +24,15 @@ TINY = ["--quick", "--models", "hvae_tiny", "--batch", "4", "--device", "cpu", "
 def test_prints_every_section_and_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     main([*TINY, "--out", str(tmp_path / "bench.json")])
     printed = capsys.readouterr().out
-    for title in ("Training:", "Scoring:", "Arithmetic:", "Training loop:", "Data:", "Evaluation beside the model"):
+    for title in (
+        "Training:",
+        "Scoring:",
+        "Arithmetic:",
+        "Training loop:",
+        "Data:",
+        "Ensemble:",
+        "Evaluation beside the model",
+    ):
         assert f"\n{title}" in printed
     written = json.loads((tmp_path / "bench.json").read_text())
     assert set(written["sections"]) == set(SECTIONS)

@@ -23,9 +23,11 @@ ALLOWED = {
     "metrics": ["errors"],
     "scores.*": ["errors", "scores.*"],
     "models.*": [*EVERYBODY, "nets", "distributions", "models.*"],
-    "probes.*": [*EVERYBODY, "models.density", "models.critic", "models.classifier", "probes.*"],
+    "probes.*": [
+        *EVERYBODY, "models.density", "models.critic", "models.classifier", "models.ensemble", "probes.*",
+    ],
     "methods.*": [*EVERYBODY, "models.*", "methods.*", "data.resident"],
-    "data.*": ["errors", "files", "paths", "data.*"],
+    "data.*": [*EVERYBODY, "data.*"],
     "record": EVERYBODY,
     "values": EVERYBODY,
     "device": EVERYBODY,
@@ -57,7 +59,7 @@ ALLOWED = {
         "tables",
     ],
     "attack": [
-        *EVERYBODY, "models.density", "evaluate", "data.adversarial", "data.module", "data.resident",
+        *EVERYBODY, "models.density", "models.ensemble", "evaluate", "data.adversarial", "data.module", "data.resident",
     ],
     "toy": [*EVERYBODY, "look", "models.priors"],
     "train": [*EVERYBODY, "checkpoints", "curves", "device", "data.module"],

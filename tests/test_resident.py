@@ -108,3 +108,25 @@ def test_sequential_batches_are_everything_in_order(mapped):
     assert all(batch.y is None for batch in batches)
     labelled = SequentialLoader(Examples(mapped, CPU, 0), 16, torch.arange(50) + 7)
     assert torch.equal(torch.cat([batch.y for batch in labelled]), torch.arange(50) + 7)
+
+
+def test_members_are_served_what_single_models_of_their_seeds_are(mapped):
+    side = Examples(X[:7], CPU, 10**9)
+    for x, resident in ((X, 10**9), (mapped, 0)):
+        labels = torch.arange(len(x))
+        loader = TrainLoader(Examples(x, CPU, resident), 8, 2, labels, [side], side, members=3)
+        singles = [_loader(resident, x, seed=seed) for seed in (2000, 2001, 2002)]
+        for single in singles:
+            single.streams = [side, side]
+        for batch in [*loader, *loader]:  # over the edge of an epoch
+            assert batch.x.shape == (3, 8, 1, 4, 4) and batch.y.shape == (3, 8)
+            assert all(
+                _same(own, single.batch(batch.step)) for own, single in zip(batch.members(), singles, strict=True)
+            )
+        assert loader.step == 2 * len(loader)
+        assert len({tuple(row) for row in batch.index.tolist()}) == 3
+
+
+def test_without_streams_and_labels_members_have_none():
+    (first, second) = TrainLoader(Examples(X, CPU, 10**9), 8, 0, members=2).batch(1).members()
+    assert first.y is None and first.negative is None and first.auxiliary == () and second.step == 1

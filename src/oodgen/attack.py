@@ -13,6 +13,7 @@ from oodgen.data.resident import Examples, SequentialLoader
 from oodgen.errors import UserError
 from oodgen.evaluate import Witness
 from oodgen.models.density import Attackable
+from oodgen.models.ensemble import Ensemble
 from oodgen.noise import ExampleNoise
 
 __all__ = ["check", "craft"]
@@ -27,6 +28,7 @@ def check(model: nn.Module, attacks: Mapping[str, Attack]) -> None:
         model: The model.
         attacks: By name, as `OODDataModule.attacks`.
     """
+    model = attacked(model)
     for name in attacks:
         if not isinstance(model, Attackable):
             raise UserError(
@@ -35,11 +37,16 @@ def check(model: nn.Module, attacks: Mapping[str, Attack]) -> None:
             )
 
 
+def attacked(model: nn.Module) -> nn.Module:
+    """The model itself; of an ensemble its first member, and all are asked afterwards."""
+    return next(iter(model.there().values())) if isinstance(model, Ensemble) else model
+
+
 def craft(witness: Witness, attacks: Mapping[str, Attack], inlier: TestSet) -> dict[str, TestSet]:
     """The sets that are made against the model, on stored pixels: uint8 images as every other set's.
 
     Arguments:
-        witness: The trained model; of an ensemble its first member is attacked, and all are asked afterwards.
+        witness: The trained model; see `attacked`.
         attacks: By name, as `OODDataModule.attacks`.
         inlier: The inlier's test split.
     """
@@ -62,7 +69,7 @@ def gradient(witness: Witness, x: Tensor, index: Tensor, samples: int) -> Tensor
     Every way to observe a pixel rises with it (a scaling, a dequantisation; a binarisation in its mean), so the sign of
     the gradient with respect to y is that with respect to the pixel, and that is all the step looks at.
     """
-    model, total = witness.model, torch.zeros(x.shape, device=x.device)
+    model, total = attacked(witness.model), torch.zeros(x.shape, device=x.device)
     # in full precision, or rounding would decide the signs of small gradients
     with torch.enable_grad():
         for s in range(samples):

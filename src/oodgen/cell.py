@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 
-from oodgen import attack, board, evaluate, page, record
+from oodgen import assembly, attack, board, evaluate, page, record
 from oodgen.calibration import calibrate
 from oodgen.checkpoints import find, load_weights
 from oodgen.data.module import TestSet
@@ -88,7 +88,7 @@ def _run(parts: Parts, folder: Path, overrides: Sequence[str]) -> None:
         seconds = {"train": cost["seconds"], "evaluate": round(time.perf_counter() - start, 1)}
         for line in (warnings := evaluate.runaway(values)):
             log.warning(line)
-        said = {"overrides": list(overrides), "warnings": warnings}
+        said = {"overrides": list(overrides), "warnings": [*cost.get("warnings", []), *warnings]}
         _write_record(parts, folder, train_dir, sets, cost | {"seconds": seconds}, said)
         page.write(folder)
         if view is not None:
@@ -123,6 +123,7 @@ def _train(parts: Parts, folder: Path, loggers: list[Any]) -> dict[str, Any]:
             "%s was trained by commit %s, this is %s; retrain=true starts over", folder, then["commit"], now["commit"]
         )
     if state["state"] == "done" and then is not None and "cost" in then:
+        assembly.check_unchanged(then["cost"], folder)
         log.info("found trained in %s", folder)
         return then["cost"]
     with record.running(folder):
@@ -132,7 +133,10 @@ def _train(parts: Parts, folder: Path, loggers: list[Any]) -> dict[str, Any]:
         callbacks = [build(callback, f"callbacks.{name}") for name, callback in config["callbacks"].items()]
         options = (config["trainer"], callbacks, loggers, config["snapshots"])
         try:
-            cost = fit(parts.method, parts.data, folder, parts.device, *options)
+            if config["method"].get("inputs"):
+                cost = assembly.assemble(parts.method.model, config, folder, parts.data.sha256)
+            else:
+                cost = fit(parts.method, parts.data, folder, parts.device, *options)
         except Diverged as error:
             good = f"the last good checkpoint is {last}" if last.is_file() else "there was no checkpoint yet"
             raise Diverged(f"{error}; {good}. A smaller learning rate or clipped gradients may help") from error
@@ -171,7 +175,7 @@ def _write_record(
         "method": config["paper_method"] or type(parts.method.model).__name__,
         "notes": notes,
         "provenance": made | asdict(parts.device) | {"seconds": cost["seconds"]},
-        "training": {name: value for name, value in cost.items() if name != "seconds"},
+        "training": {name: value for name, value in cost.items() if name not in ("seconds", "warnings")},
         "datasets": {
             name: {
                 "role": "inlier" if name == inlier else "out",

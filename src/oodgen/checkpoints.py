@@ -16,7 +16,7 @@ from oodgen.data.resident import Batch
 from oodgen.errors import UserError
 from oodgen.files import whole
 
-__all__ = ["Checkpoints", "find", "load_weights", "read_checkpoint"]
+__all__ = ["Checkpoints", "find", "load_weights", "read_checkpoint", "save_weights"]
 
 
 class Checkpoints(Callback):
@@ -83,10 +83,16 @@ class Checkpoints(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             callback.on_save_checkpoint(trainer, module, content)
         module.on_save_checkpoint(content)
-        bytes_ = io.BytesIO()  # torch writing to a full disk hides that it is full
-        torch.save({key: content[key] for key in ("state_dict", "epoch", "global_step")}, bytes_)
-        with whole(self.folder / f"{name}.ckpt") as temporary:
-            temporary.write_bytes(bytes_.getbuffer())
+        kept = {key: content[key] for key in ("state_dict", "epoch", "global_step")}
+        save_weights(self.folder / f"{name}.ckpt", kept)
+
+
+def save_weights(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint to score but not to resume from: `state_dict`, `epoch` and `global_step`."""
+    bytes_ = io.BytesIO()  # torch writing to a full disk hides that it is full
+    torch.save(content, bytes_)
+    with whole(path) as temporary:
+        temporary.write_bytes(bytes_.getbuffer())
 
 
 def find(folder: Path, name: str) -> Path:

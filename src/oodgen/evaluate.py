@@ -74,9 +74,10 @@ def collect(witness: Witness, probes: Mapping[str, Probe], test: TestSet) -> dic
     pixels = hashlib.sha256(np.ascontiguousarray(test.x).data).hexdigest()
     for name, probe in probes.items():
         key: dict[str, Any] = {"probe": f"{type(probe).__module__}.{probe!r}", "set": [test.name, pixels]}
-        folder, asked = witness.shared, [type(probe)]
+        # and of the probes that it may hold
+        folder, asked = witness.shared, [type(probe), *map(type, vars(probe).values())]
         if probe.needs is not object:
-            folder, asked = witness.folder, [type(probe), *map(type, witness.model.modules())]  # type: ignore[list-item]
+            folder, asked = witness.folder, [*asked, *map(type, witness.model.modules())]
             key |= {"weights": witness.weights, "seed": witness.seed, "precision": witness.device.precision}
         key["code"] = code_of(frozenset(kind.__module__ for kind in asked))
         path = folder / f"{name}-{test.name}-{digest(key)}.safetensors"

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["ExampleNoise", "Noise", "RandomNoise"]
+__all__ = ["ExampleNoise", "Noise", "RandomNoise", "member_seed"]
 
 
 class Noise(Protocol):
@@ -87,3 +87,11 @@ class ExampleNoise:
 
     def normal(self, site: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return math.sqrt(2) * torch.erfinv(2 * self.uniform(site, shape, device) - 1)
+
+
+def member_seed(seed: int, member: int) -> int:
+    """The seed of a member of an ensemble, 1 the first: of its weights, batches and noise, in training and evaluation.
+
+    The members of an ensemble of seed s are the single models of the seeds 1000 s, 1000 s + 1, ...
+    """
+    return 1000 * seed + member - 1

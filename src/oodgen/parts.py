@@ -5,6 +5,7 @@ import inspect
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,6 +17,8 @@ from omegaconf import OmegaConf
 from oodgen.data.module import OODDataModule
 from oodgen.device import Device
 from oodgen.errors import UserError
+from oodgen.models.ensemble import Ensemble
+from oodgen.probes.members import Members
 from oodgen.values import check_values
 
 __all__ = ["Parts", "assemble", "build", "check_targets"]
@@ -76,11 +79,15 @@ def assemble(config: dict[str, Any]) -> Parts:
     method = build(config["method"], "method")
     probes = {name: build(probe, f"probes.{name}") for name, probe in config["probes"].items()}
     for name, probe in probes.items():
-        if not isinstance(method.model, probe.needs):
-            raise UserError(
-                f"probe {name!r} asks what a {probe.needs.__name__} answers, but the model is a "
-                f"{type(method.model).__name__}; choose another model or leave the probe out with ~probes.{name}"
-            )
+        asked = [(probe, method.model)]
+        if isinstance(probe, Members) and isinstance(method.model, Ensemble):
+            asked.append((probe.probe, method.model.members[0]))
+        for question, model in asked:
+            if not isinstance(model, question.needs):
+                raise UserError(
+                    f"probe {name!r} asks what a {question.needs.__name__} answers, but the model is a "
+                    f"{type(model).__name__}; choose another model or leave the probe out with ~probes.{name}"
+                )
     if tuple(method.model.shape) != tuple(data.shape):
         raise UserError(_misfit(tuple(method.model.shape), data, "shape" in config["data"]["inlier"]))
     scores = {
@@ -126,7 +133,7 @@ def _smoke(config: dict[str, Any]) -> dict[str, Any]:
 def build(config: Any, where: str) -> Any:
     """Instantiate a part; an argument that does not fit is the user's to mend."""
     try:
-        return instantiate(config, _convert_="all")
+        return instantiate(_fresh(config), _convert_="all")
     except InstantiationException as error:
         cause: BaseException = error
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
@@ -136,6 +143,19 @@ def build(config: Any, where: str) -> Any:
         place = str(error).rsplit("full_key: ", 1)[-1].strip() if "full_key: " in str(error) else ""
         line = str(cause).splitlines()[0]
         raise UserError(f"config {'.'.join(filter(None, (where, place)))}: {line}") from error
+
+
+def _fresh(config: Any) -> Any:
+    """A config in which a part marked `_fresh_: true` is a function that builds it, and all inside it, at each call.
+
+    What lies inside a `_partial_` is built once and shared by all calls: members of an ensemble would share a prior.
+    """
+    if isinstance(config, list):
+        return [_fresh(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    inside = {key: _fresh(value) for key, value in config.items() if key != "_fresh_"}
+    return partial(instantiate, inside, _convert_="all") if config.get("_fresh_") else inside
 
 
 def _known(names: Iterable[str], where: str, options: Mapping[str, Any]) -> Mapping[str, Any]:

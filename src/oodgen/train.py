@@ -34,7 +34,7 @@ def fit(
     callbacks: Iterable[Callback] = (),
     loggers: Sequence[Logger] = (),
     snapshots: Sequence[int] = (),
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train to the end, from the last checkpoint in `folder` if there is one.
 
     Arguments:
@@ -47,7 +47,7 @@ def fit(
         snapshots: Epochs whose weights to keep.
 
     Returns:
-        Seconds of this process, and steps and epochs altogether.
+        Seconds of this process, steps and epochs altogether, and what the method says of itself.
 
     Raises:
         UserError: the checkpoint to resume from is damaged, a Trainer option does not exist, trains nothing, or
@@ -102,6 +102,7 @@ def fit(
         "seconds": time.perf_counter() - start,
         "steps": steps,
         "epochs": round(steps / max(1, trainer.num_training_batches), 3),
+        **method.about(),  # type: ignore[operator]
     }
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from oodgen import record
-from oodgen.bench import flops, helpers, loading, loop, scoring, training
+from oodgen.bench import ensemble, flops, helpers, loading, loop, scoring, training
 from oodgen.bench.subject import Bench
 from oodgen.bench.timing import Effort, Table, text
 from oodgen.device import Device
@@ -34,6 +34,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "flops": flops.measure,
     "loop": loop.measure,
     "data": loading.measure,
+    "ensemble": ensemble.measure,
     "helpers": helpers.measure,
 }
 

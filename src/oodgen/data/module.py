@@ -51,6 +51,7 @@ class OODDataModule(pl.LightningDataModule):
             there but damaged is an error in any case.
         resident: Largest set, in bytes, to hold on the device.
         seed: Seed of the training batches.
+        members: Serve an ensemble of so many members, each with batches of its own; None for a single model.
         smoke: Random examples of the right shapes instead of data, a few of each.
 
     Raises:
@@ -76,6 +77,7 @@ class OODDataModule(pl.LightningDataModule):
         resident: float = 8e9,
         seed: int = 0,
         smoke: bool = False,
+        members: int | None = None,
     ) -> None:
         super().__init__()
         if missing not in ("error", "skip"):
@@ -104,7 +106,7 @@ class OODDataModule(pl.LightningDataModule):
             raise UserError(f"data.out.{next(iter(self.attacks))} is made of images, {inlier.name} holds rows")
         self.out = {name: part for name, part in out.items() if not isinstance(part, Attack)}
         self.auxiliary = dict(auxiliary or {})
-        self.root, self.batch_size, self.seed = Path(root), batch_size, seed
+        self.root, self.batch_size, self.seed, self.members = Path(root), batch_size, seed, members
         self.fractions = (validation, calibration)
         self.grey, self.size = grey, None if size is None else (int(size[0]), int(size[1]))
         self.scale = scale
@@ -187,7 +189,7 @@ class OODDataModule(pl.LightningDataModule):
         held = [Examples(stream.x, device, self.resident) for stream in self.streams]
         negative = None if self.negatives is None else Examples(self.negatives.x, device, self.resident)
         inlier = Examples(self.train_x, device, self.resident, self.rows)
-        return TrainLoader(inlier, self.batch_size, self.seed, self.labels, held, negative)
+        return TrainLoader(inlier, self.batch_size, self.seed, self.labels, held, negative, self.members)
 
     def val_dataloader(self) -> SequentialLoader:
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oodgen.noise import member_seed
+
 __all__ = ["Batch", "Examples", "SequentialLoader", "TrainLoader"]
 
 
 class Batch(NamedTuple):
-    """One batch of stored examples.
+    """One batch of stored examples; one for the members of an ensemble has a leading member axis in every tensor.
 
     Arguments:
         x: uint8 (B, C, H, W) or float32 (B, D).
@@ -33,6 +35,32 @@ class Batch(NamedTuple):
     y: Tensor | None = None
     auxiliary: tuple[Tensor, ...] = ()
     negative: Tensor | None = None
+
+    @classmethod
+    def of_members(cls, batches: Sequence["Batch"]) -> "Batch":
+        """The batches of all members at one step as one."""
+        x, index, steps, y, auxiliary, negative = zip(*batches, strict=True)
+        streams = tuple(torch.stack(stream) for stream in zip(*auxiliary, strict=True))
+        return cls(torch.stack(x), torch.stack(index), steps[0], _stacked(y), streams, _stacked(negative))
+
+    def members(self) -> list["Batch"]:
+        """The batch of each member."""
+        return [
+            Batch(
+                self.x[m],
+                self.index[m],
+                self.step,
+                None if self.y is None else self.y[m],
+                tuple(stream[m] for stream in self.auxiliary),
+                None if self.negative is None else self.negative[m],
+            )
+            for m in range(len(self.x))
+        ]
+
+
+def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    there = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(there) if there else None
 
 
 class Examples:
@@ -69,7 +97,8 @@ class TrainLoader:
     """Shuffled batches for ever resumable: its state is the step it stands at.
 
     An epoch is a permutation of the inlier set drawn from (seed, epoch), without the last partial batch; further
-    streams are drawn with replacement from (seed, step), so that they never define the epoch.
+    streams are drawn with replacement from (seed, step), so that they never define the epoch. With `members` each batch
+    is that of an ensemble, whose members are served what a single model of the member's seed is served.
     """
 
     def __init__(
@@ -80,24 +109,31 @@ class TrainLoader:
         labels: Tensor | None = None,
         auxiliary: Sequence[Examples] = (),
         negative: Examples | None = None,
+        members: int | None = None,
     ) -> None:
         self.inlier, self.batch_size, self.seed, self.labels = inlier, batch_size, seed, labels
+        self.members = members
         self.streams = [*auxiliary, *([negative] if negative is not None else [])]
         self.has_negative = negative is not None
         self.step = 0
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+        self._orders: dict[int, tuple[int, Tensor]] = {}  # seed -> the epoch it stands in, and its permutation
 
     def __len__(self) -> int:
         return max(1, self.inlier.size // self.batch_size)
 
     def batch(self, step: int) -> Batch:
         """The batch of a step."""
+        if self.members is None:
+            return self._batch(step, self.seed)
+        return Batch.of_members([self._batch(step, member_seed(self.seed, m)) for m in range(1, self.members + 1)])
+
+    def _batch(self, step: int, seed: int) -> Batch:
         epoch, position = divmod(step, len(self))
-        if epoch != self._epoch:
-            order = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self._epoch, self._order = epoch, torch.randperm(self.inlier.size, generator=order)
-        index = self._order[position * self.batch_size : (position + 1) * self.batch_size]
-        draw = torch.Generator().manual_seed((self.seed * 1_000_003 + step) ^ 0x5DEECE66D)
+        if self._orders.get(seed, (-1,))[0] != epoch:
+            draw = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            self._orders[seed] = epoch, torch.randperm(self.inlier.size, generator=draw)
+        index = self._orders[seed][1][position * self.batch_size : (position + 1) * self.batch_size]
+        draw = torch.Generator().manual_seed((seed * 1_000_003 + step) ^ 0x5DEECE66D)
         streams = [
             stream.take(torch.randint(stream.size, (self.batch_size,), generator=draw)) for stream in self.streams
         ]

@@ -59,9 +59,9 @@ class CrossEntropy(Method):
         entropy = F.cross_entropy(logits, batch.y)
         return entropy, {"cross_entropy": entropy, "accuracy": _accuracy(logits, batch.y), "bound": -entropy}
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
         _, terms = self.loss(batch, ExampleNoise(self.seed, batch.index))
-        self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=len(batch.x))
+        return {f"val/{name}": value for name, value in terms.items()}
 
 
 class InformationBottleneck(CrossEntropy):
@@ -174,8 +174,9 @@ class BinaryCrossEntropy(Method):
         accuracy = ((inlier < 0).float().mean() + (negative >= 0).float().mean()) / 2
         return entropy, {"cross_entropy": entropy, "accuracy": accuracy, "bound": -entropy}
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Nothing: of the loss there would only be the part of the inliers, which calling nothing out makes zero."""
+        return {}
 
 
 def _accuracy(logits: Tensor, y: Tensor) -> Tensor:

@@ -138,8 +138,7 @@ class MaximumLikelihood(Method):
     def _beta(self, batch: Batch) -> float:
         return self.beta * (min(1.0, self.epoch(batch) / self.warmup) if self.warmup > 0 else 1.0)
 
-    def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.parameters())
+    def course(self, optimizer: Optimizer) -> Any:
         if self.decay == "constant":
             return optimizer
         total = int(self.trainer.estimated_stepping_batches)

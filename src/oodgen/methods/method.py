@@ -152,15 +152,25 @@ class Method(pl.LightningModule):
                 logger.log_metrics(numbers, batch.step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The bound itself, with the same noise at every validation."""
+        self.log_dict(self.validate(batch), batch_size=len(batch.x))
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """What a validation states, `whole` and its parts, with the same noise every time; here the bound itself."""
         noise = ExampleNoise(self.seed, batch.index)
         bound = self.model(self.model.observe(batch.x, noise), noise)
         numbers = {f"val/kl_{i}": ratio.mean() for i, ratio in enumerate(bound.kls, 1)}
-        numbers |= {"val/bound": bound.elbo.mean(), "val/log_px": bound.log_px.mean()}
-        self.log_dict(numbers, batch_size=len(batch.x))
+        return numbers | {"val/bound": bound.elbo.mean(), "val/log_px": bound.log_px.mean()}
 
     def configure_optimizers(self) -> Any:
-        return self.make_optimizer(self.parameters())
+        return self.course(self.make_optimizer(self.parameters()))
+
+    def course(self, optimizer: Optimizer) -> Any:
+        """An optimiser with the course of its learning rate, as Lightning wants it."""
+        return optimizer
+
+    def about(self) -> dict[str, Any]:
+        """What the record of a training should say beside its steps, `warnings` among it."""
+        return {}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         if self.watched(self.global_step):

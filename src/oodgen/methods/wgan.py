@@ -168,10 +168,10 @@ class WassersteinGAN(Method):
         (gradient,) = torch.autograd.grad(self.model.value(y).sum(), y, create_graph=True)
         return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The gap on examples that were not trained on, with the same codes at every validation."""
         _, _, real, generated = self._values(batch, ExampleNoise(self.seed, batch.index))
-        self.log("val/critic_gap", real.mean() - generated.mean(), batch_size=len(batch.x))
+        return {"val/critic_gap": real.mean() - generated.mean()}
 
     def _values(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Data and samples, the latter held fixed, and the critic's values of both."""

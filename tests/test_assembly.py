@@ -1,0 +1,108 @@
+"""An ensemble assembled from finished runs is the one trained together, and refuses what cannot be a member."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from oodgen.detector import Detector
+
+SINGLE = ("+experiment=credit_fraud_vae", "name=single")
+TOGETHER = ("+experiment=credit_fraud_vae_ensemble", "method.size=2", "score@scores=ensemble")
+OPTIONS = ("data.batch_size=50", "trainer.max_steps=25", "device.accelerator=cpu", "device.precision=32")
+
+
+@pytest.fixture
+def run(command, tmp_path):
+    """Runs a command on rows of a user's own; the folders of its training and of its evaluation."""
+    rng = np.random.default_rng(0)
+    for name, split, count, shift in (
+        ("credit_fraud", "train", 400, 0),
+        ("credit_fraud", "test", 30, 0),
+        ("credit_fraud_frauds", "test", 30, 2),
+    ):
+        folder = tmp_path / "data" / "prepared" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{split}.npy", (rng.standard_normal((count, 30)) + shift).astype(np.float32))
+
+    def call(*arguments):
+        ended = command(*arguments, *OPTIONS, f"data.root={tmp_path / 'data'}")
+        assert ended.code == 0, ended.err
+        evaluation = ended.out.splitlines()[-1].removesuffix("/report.html")
+        record = json.loads((tmp_path / evaluation / "record.json").read_text())
+        return tmp_path / "runs" / "train" / record["fingerprint"], tmp_path / evaluation
+
+    call.fails = lambda *arguments: command(*arguments, *OPTIONS, f"data.root={tmp_path / 'data'}").error
+    return call
+
+
+def weights(folder, name="last"):
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def test_assembled_is_trained_together(run):
+    members = [run(*SINGLE, f"seed={seed}")[0] for seed in (0, 1)]
+    trained, one = run(*TOGETHER)
+    for m, member in enumerate(members):
+        for key, value in weights(member).items():
+            assert torch.equal(weights(trained)[key.replace("model.", f"model.members.{m}.", 1)], value), key
+
+    inputs = f"method.inputs=[{','.join(member.name for member in members)}]"
+    assembled, other = run(*TOGETHER, inputs)
+    assert assembled != trained
+    assert {path.stem for path in (assembled / "checkpoints").iterdir()} == {"last", "best"}
+    mine, theirs = weights(assembled), weights(trained)
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+    for scores in sorted((one / "scores").iterdir()):
+        assert scores.read_text() == (other / "scores" / scores.name).read_text()
+    rows = [
+        (folder / "results.csv").read_text().replace(run.name, "")
+        for folder, run in ((one, trained), (other, assembled))
+    ]
+    assert rows[0] == rows[1] and ",waic,auroc," in rows[0]
+    raw = np.load(one.parents[3] / "data" / "prepared" / "credit_fraud_frauds" / "test.npy")
+    detectors = [Detector.load(folder) for folder in (one, other)]
+    assert detectors[0].name == "waic"
+    assert torch.equal(*(detector.score(raw) for detector in detectors))
+    facts = json.loads((other / "record.json").read_text())
+    assert facts["training"]["how"] == "assembled" and list(facts["training"]["inputs"]) == [m.name for m in members]
+    assert json.loads((one / "record.json").read_text())["training"]["how"] == "sequential"
+    assert facts["model"]["parameters"] == 2 * sum(value.numel() for value in weights(members[0]).values())
+
+    # the same command on another evaluation finds it; with a member trained again it does not
+    run(*TOGETHER, inputs, "eval_seed=1")
+    made = members[1] / "provenance.json"
+    made.write_text(json.dumps(json.loads(made.read_text()) | {"date": "later"}))
+    line = run.fails(*TOGETHER, inputs, "eval_seed=2")
+    assert f"{members[1].name} was trained again" in line and "retrain=true" in line
+
+
+def test_what_cannot_be_a_member(run):
+    good, _ = run(*SINGLE)
+    other = good.parent / "fedcba987654"
+    made = json.loads((good / "provenance.json").read_text())
+
+    def refused(name=other.name):
+        line = run.fails(*TOGETHER, f"method.inputs=[{good.name},{name}]")
+        assert name in line
+        return line
+
+    assert "there is no training" in refused("0123456789ab")
+    for state, why in (("diverged", "the bound is not finite"), ("running", None)):
+        other.mkdir(exist_ok=True)
+        (other / "state.json").write_text(json.dumps({"state": state, "why": why}))
+        assert f"is not finished but {state}" in refused()
+    (other / "state.json").write_text(json.dumps({"state": "done", "why": None}))
+    assert "cannot read" in refused()
+    for place, value, now in (("model.encoder", 33, 32), ("data.validation", 0.1, 0.05)):
+        config = OmegaConf.load(good / "config.yaml")
+        OmegaConf.update(config, place, value)
+        OmegaConf.save(config, other / "config.yaml")
+        assert f"has {place}={value}, this ensemble {now}" in refused()
+    OmegaConf.save(OmegaConf.load(good / "config.yaml"), other / "config.yaml")
+    (other / "provenance.json").write_text(json.dumps(made | {"data": "another"}))
+    assert "was trained on other data (another, now " in refused()
+    (other / "provenance.json").write_text(json.dumps(made))
+    assert "no checkpoint 'last'" in refused()

@@ -1,0 +1,90 @@
+"""From a config to an ensemble: parts of each member's own, and questions that its members can answer."""
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from oodgen.data.module import OODDataModule
+from oodgen.data.resident import Batch
+from oodgen.errors import UserError
+from oodgen.methods.together import Stacked, sequential
+from oodgen.parts import assemble, build
+from oodgen.paths import config_dir
+
+ENSEMBLE = ("data=fashion_mnist_mnist", "model=vae_grey", "method=ensemble", "smoke=true", "device.accelerator=cpu")
+MEMBERS = ("~probes.bounds", "+probe@probes.members=members", "score@scores=ensemble")
+
+
+def config(*overrides):
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return OmegaConf.to_container(compose("run", list(overrides)), resolve=True)
+
+
+def test_members_share_no_part():
+    method = build(config(*ENSEMBLE)["method"], "method")
+    assert [member.seed for member in method.methods] == [0, 1, 2, 3, 4]
+    for kind in ("parameters", "buffers", "modules"):
+        own = [set(map(id, getattr(member, kind)())) for member in method.model.members]
+        assert all(own) and len(set.union(*own)) == sum(map(len, own)), kind
+
+
+def test_each_member_starts_as_the_single_model_of_its_seed():
+    made = assemble(config(*ENSEMBLE, *MEMBERS, "seed=3", "method.size=2"))
+    for member, seed in zip(made.method.model.members, (3000, 3001), strict=True):
+        alone = assemble(config("data=fashion_mnist_mnist", "model=vae_grey", "smoke=true", f"seed={seed}"))
+        for key, value in alone.method.model.state_dict().items():
+            assert torch.equal(member.state_dict()[key], value), key
+    assert isinstance(made.data, OODDataModule) and made.data.members == 2
+    assert made.data.train_dataloader().batch(0).x.shape == (2, 4, 1, 28, 28)
+
+
+def test_an_argument_of_a_member_that_does_not_fit_is_named():
+    with pytest.raises(UserError, match=r"method.member.samples='x' is not a whole number"):
+        assemble(config(*ENSEMBLE, *MEMBERS, "method.member.samples=x"))
+    with pytest.raises(UserError, match=r"config method: .*nonsense"):
+        assemble(config(*ENSEMBLE, *MEMBERS, "+method.member.nonsense=1"))
+    with pytest.raises(UserError, match=r"method.member.optimizer._target_=os.getcwd is outside"):
+        assemble(config(*ENSEMBLE, *MEMBERS, "method.member.optimizer._target_=os.getcwd"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ((*ENSEMBLE, "score@scores=vae"), r"probe 'bounds' asks what a Hierarchy answers, but the model is a Ensemble"),
+        (
+            (*ENSEMBLE, *MEMBERS, "model=glow_tiny", "model.shape=[1,28,28]"),
+            r"probe 'members' asks what a Hierarchy answers, but the model is a Glow; .*~probes.members",
+        ),
+        (
+            ("data=fashion_mnist_mnist", "model=vae_grey", "smoke=true", *MEMBERS),
+            r"probe 'members' asks what a Ensemble answers, but the model is a VAE",
+        ),
+    ],
+)
+def test_a_question_that_cannot_be_answered_is_refused_before_training(overrides, line):
+    with pytest.raises(UserError, match=line):
+        assemble(config(*overrides))
+
+
+def test_another_probe_and_another_method_of_a_member():
+    glow = ("model=glow_tiny", "model.shape=[1,28,28]", "probe@probes.members.probe=log_density", "method.size=2")
+    assert assemble(config(*ENSEMBLE, *MEMBERS, *glow)).probes["members"].probe.samples == 1
+    made = assemble(config(*ENSEMBLE, *MEMBERS, "method@method.member=bpvae", "method.size=2"))
+    assert [type(member).__name__ for member in made.method.methods] == ["BPVAE"] * 2
+
+
+@pytest.mark.parametrize("name", ["vae_fraud", "vae_grey", "vae_colour", "hvae_tiny", "glow_tiny"])
+def test_models_can_be_stacked(name):
+    options = (f"model={name}", "method.size=2", "method.member.warmup=0", "method.member.free_bits=null")
+    methods = build(config(*ENSEMBLE, *options)["method"], "method").methods
+    shape = methods[0].model.shape
+    x = torch.randint(256, (2, 3, *shape), dtype=torch.uint8) if len(shape) == 3 else torch.randn(2, 3, *shape)
+    batches = Batch(x, torch.arange(6).unflatten(0, (2, 3)), 1).members()
+    for method, batch in zip(methods, batches, strict=True):
+        method.initialise(batch)
+    one, other = sequential(methods, batches), Stacked(methods)(batches)
+    torch.testing.assert_close(other.losses, one.losses, rtol=1e-4, atol=1e-3)
+    for mine, theirs in zip(one.gradients, other.gradients, strict=True):
+        sizes = [(a - b).norm() / (1e-3 + a.norm()) for a, b in zip(mine, theirs, strict=True)]
+        assert max(sizes) < 1e-2
