@@ -28,7 +28,7 @@ __all__ = [
 
 # Options that may differ between two runs of one experiment without making them different experiments: each is named by
 # its place in the config and stands for all below it. What follows `seed` is found by its value.
-INCIDENTAL = ("seed", "logger", "runs", "retrain", "notes", "data.root", "device.threads")
+INCIDENTAL = ("seed", "logger", "runs", "retrain", "notes", "snapshots", "data.root", "device.threads")
 # Where and how fast, which shows in the last digits at most; precision shows in more.
 MACHINE = ("device.accelerator", "device.channels_last", "device.compile")
 UNSET = "unset"

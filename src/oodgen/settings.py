@@ -11,7 +11,7 @@ __all__ = ["asked"]
 # What tells nobody that another experiment was made: who ran, where and how fast, and what a column of its own says.
 # (Steps have none.)
 INCIDENTAL = re.compile(
-    r"experiment|sweep|name|notes|seed|runs|retrain|smoke|data\.root|trainer\.max_epochs|device\.(?!precision).*|(logger|hydra)\b.*"
+    r"experiment|sweep|name|notes|seed|runs|retrain|smoke|snapshots|data\.root|trainer\.max_epochs|device\.(?!precision).*|(logger|hydra)\b.*"
 )
 
 
