@@ -197,8 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(write(options.runs, out, options.paper))
         if options.keep is not None:
             runs, unfinished = groups.collect(options.runs)
-            ended = [*runs, *(run for run in unfinished if run.state == "diverged")]
-            print(f"kept {keep((run.folder for run in ended), options.keep)} runs", file=sys.stderr)
+            ended = [run.folder for run in runs] + [run.folder for run in unfinished if run.state == "diverged"]
+            print(f"kept {keep(ended, options.keep)} runs", file=sys.stderr)
     except UserError as error:
         print(f"oodgen: {error}", file=sys.stderr)
         return 2
