@@ -25,10 +25,12 @@ from oodgen.errors import UserError
 from oodgen.models.density import Bound, Latent
 from oodgen.models.gaussian import Gaussian, Scale, join, rows, split, standard
 from oodgen.models.likelihoods import Likelihood
-from oodgen.nets import Lower, Stage
+from oodgen.nets import Lower, Stage, data_dependent_init
 from oodgen.noise import Noise
 
 __all__ = ["Chain", "Layer", "Layered", "Said"]
+
+INITIAL = 128  # rows that the initialisation sees at least: so many images, or samples of fewer
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,10 @@ class Layered(Latent):
         log_px = p_x.log_prob(y).split(list(samples))
         kls = [None] * len(ks) if closed is None else closed
         return [Bound(v, tuple(ratios), kl) for v, ratios, kl in zip(log_px, log_ratios, kls, strict=True)]
+
+    def initialise(self, y: Tensor, noise: Noise) -> None:
+        # a unit whose few values happen to lie close together gets a huge weight, and layers multiply
+        data_dependent_init(self, lambda: self(y, noise, -(-INITIAL // len(y))))
 
     def reconstruct(self, y: Tensor, noise: Noise, k: int) -> Tensor:
         return self._said(y, noise, (k,), (1,), "mean", "sample").p_x.mean[0]
