@@ -240,6 +240,16 @@ def test_a_saved_model_reloads_and_gives_the_same_bounds(tmp_path):
     assert torch.equal(model.generate(3, noise), again.generate(3, noise))
 
 
+@torch.no_grad()
+def test_a_deep_model_initialised_on_four_images_stays_calm_on_others():
+    torch.manual_seed(0)
+    model = BIVA((1, 4, 4), [{"latent": 8, "dense": True, "channels": 4, "blocks": 1}] * 8, Bernoulli("soft"))
+    model.initialise(torch.rand(4, 1, 4, 4), RandomNoise())
+    bound = model(torch.rand(16, 1, 4, 4), RandomNoise(), 4)
+    # of so few values some lie close together by chance, and the units scaled up by them would multiply
+    assert bound.kls.mean((1, 2)).max() < 1e4 and bound.log_px.min() > -1e3
+
+
 def test_free_bits_count_a_pair_as_one_layer():
     model, y, index = network(3)
     bound = model(y, ExampleNoise(0, index), 2)

@@ -30,7 +30,7 @@ from oodgen.noise import Noise
 
 __all__ = ["Chain", "Layer", "Layered", "Said"]
 
-INITIAL = 128  # rows that the initialisation sees at least: so many images, or samples of fewer
+INITIAL = 64  # rows that the initialisation sees at least: so many images, or samples of fewer
 
 
 @dataclass(frozen=True)
