@@ -26,7 +26,7 @@ class Bounds:
         samples: S, the samples of the ELBO and of the importance-weighted bound.
         samples_k: Samples of $\mathcal L^{>k}$ for k > 0, a plain average.
         prior: Ask for $\mathcal L^{>L}$ too (the last column of the paper's table 1).
-        up, down: The options of $\mathcal L^{>k}$; see `oodgen.models.hierarchy.BottomUpVAE`.
+        up, down: The options of $\mathcal L^{>k}$; see `oodgen.models.layered.Layered`.
         budget: Rows of the networks that one call may use, more samples are drawn in chunks; None for 400 on a CPU
             (what its caches hold) and 16,384 on a GPU.
 

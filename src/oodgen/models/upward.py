@@ -1,0 +1,77 @@
+"""The way up through layers that are inferred one from another, for several levels at once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torch.distributions import Normal
+
+from oodgen.models.gaussian import draw, split
+from oodgen.noise import Noise
+
+__all__ = ["Path", "upward"]
+
+
+@dataclass
+class Path:
+    """What a level knows of each layer i, all (S, B, ...).
+
+    Arguments:
+        z: The latent variables; 0 is the image.
+        h: Features of the deterministic path upward, where there is one.
+        log_q: $\\log q(z_i | \\cdot)$, elementwise, of the layers that the level infers.
+    """
+
+    z: dict[int, Tensor]
+    h: dict[int, Tensor] = field(default_factory=dict)
+    log_q: dict[int, Tensor] = field(default_factory=dict)
+
+    def fork(self, samples: int) -> "Path":
+        """So many copies of a path of one sample."""
+        z, h = ({i: x.expand(samples, *x.shape[1:]) for i, x in found.items()} for found in (self.z, self.h))
+        return Path(z, h)
+
+
+def upward(
+    y: Tensor,
+    noise: Noise,
+    ks: Sequence[int],
+    samples: Sequence[int],
+    up: str,
+    depth: int,
+    site: str,
+    infer: Callable[[int, Sequence[Path]], Normal],
+) -> list[Path]:
+    """The path of each level k, on which z_1..z_k, posterior means or samples, only lead to z_{k+1}..z_L ~ q.
+
+    Levels share the path of posterior means, which is walked once, until each leaves it by its first sample.
+
+    Arguments:
+        y: Observed images (B, C, H, W).
+        noise, ks, samples, up: See `oodgen.models.layered.Layered.bounds`.
+        depth: L.
+        site: The noise of layer i is called by this and i.
+        infer: From i and paths that know all layers below it to q(z_i | .) of all of them, joined.
+    """
+    x = y.unsqueeze(0)
+    mean = Path({0: x})
+    paths = [Path({0: x.expand(s, *y.shape)}) for s in samples]
+    # the layer of a level's first sample; where k = L the way up leads nowhere
+    start = [depth + 1 if k == depth else k + 1 if up == "mean" else 1 for k in ks]
+    for i in range(1, depth + 1):
+        own = [j for j, first in enumerate(start) if first < i]
+        leaving = [j for j, first in enumerate(start) if first == i]
+        shared = any(i <= first <= depth for first in start)
+        walked = [mean] * shared + [paths[j] for j in own]
+        if not walked:
+            break
+        q = split(infer(i, walked), [len(path.z[0]) for path in walked])
+        for j in leaving:
+            paths[j] = mean.fork(samples[j])
+        for j, q_j in [*((j, q[0]) for j in leaving), *zip(own, q[shared:], strict=True)]:
+            paths[j].z[i] = draw(q_j, noise, f"{site}{i}", (samples[j], *q_j.mean.shape[1:]))
+            if i > ks[j]:
+                paths[j].log_q[i] = q_j.log_prob(paths[j].z[i])
+        if shared:
+            mean.z[i] = q[0].mean
+    return paths
