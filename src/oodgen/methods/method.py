@@ -32,6 +32,7 @@ class Method(pl.LightningModule):
 
     Attributes:
         needs: The kind of model that it trains.
+        trains: That kind in words, and an option that chooses one.
 
     Raises:
         UserError: the model is of another kind.
@@ -39,13 +40,15 @@ class Method(pl.LightningModule):
     """
 
     needs: ClassVar[type] = Density
+    trains: ClassVar[tuple[str, str]] = ("an encoder and a decoder around one layer of latent variables", "vae_grey")
 
     def __init__(self, model: Density, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], seed: int = 0) -> None:
         super().__init__()
         if not isinstance(model, self.needs):
+            what, choice = self.trains
             raise UserError(
-                f"{type(self).__name__} trains an encoder and a decoder around one layer of latent variables, which "
-                f"{type(model).__name__} is not; choose such a model, as model=vae_grey"
+                f"{type(self).__name__} trains {what}, which {type(model).__name__} is not; choose such a model, as "
+                f"model={choice}"
             )
         self.model, self.optimizer, self.seed = model, optimizer, seed
 
@@ -157,7 +160,8 @@ class Method(pl.LightningModule):
 def _words(name: str) -> str:
     kind, _, number = name.rpartition("_")
     if number.isdigit():
-        return {"kl": "the KL of layer z", "simple": "the bound of simple set "}.get(kind, f"{kind} ") + number
+        words = {"kl": "the KL of layer z", "simple": "the bound of simple set ", "log_px": "log p(x|z) from z>"}
+        return words.get(kind, f"{kind} ") + number
     return {
         "log_px": "log p(x|z)",
         "kl_negative": "the KL of the negatives",

@@ -178,18 +178,42 @@ class BottomUpVAE(Latent):
             ValueError: k is not in 0..L, or `ks` and `samples` differ in length.
         """
         z, log_q = self._upward(y, noise, ks, samples, up)
-        p_x, log_ratios = self._downward(z, log_q, noise, ks, samples, down)
+        p_x, log_ratios = self._downward(z, log_q, noise, samples, down)
         log_px = p_x.log_prob(y).split(list(samples))
         return [Bound(log_px[j], tuple(log_ratios[j])) for j in range(len(ks))]
 
     def reconstruct(self, y: Tensor, noise: Noise, k: int) -> Tensor:
         z, log_q = self._upward(y, noise, (k,), (1,), "mean")
-        return self._downward(z, log_q, noise, (k,), (1,), "sample")[0].mean[0]
+        return self._downward(z, log_q, noise, (1,), "sample")[0].mean[0]
 
     def generate(self, count: int, noise: Noise) -> Tensor:
         # with k = L everything comes from the prior, and the image is not looked at
         y = torch.zeros(count, *self.shape, device=next(self.parameters()).device)
         return self.reconstruct(y, noise, self.depth)
+
+    def posteriors(self, y: Tensor, noise: Noise | None = None, samples: int = 1) -> list[Normal]:
+        """See `OpenHierarchy`."""
+        path, found = [y.expand(samples, *y.shape)], []
+        for i in range(1, self.depth + 1):
+            found.append(q := self.posterior[i - 1](path[-1], path[-2] if i >= 2 else None))
+            z = q.mean if noise is None else q.mean + q.stddev * noise.normal(f"q{i}", tuple(q.mean.shape), y.device)
+            path.append(z)
+        return found
+
+    def explain(self, y: Tensor, posteriors: Sequence[Normal | None], noise: Noise, samples: int = 1) -> Bound:
+        """See `OpenHierarchy`."""
+        if len(posteriors) != self.depth:
+            raise ValueError(f"{len(posteriors)} posteriors do not fit a hierarchy of {self.depth} layers")
+        z, log_q = [y.expand(samples, *y.shape)], {}
+        for i, q in enumerate(posteriors, 1):
+            shape = (samples, len(y), *self.latents[i])
+            if q is None:
+                z.append(y.new_zeros(shape))  # only its shape counts
+            else:
+                z.append(q.mean + q.stddev * noise.normal(f"q{i}", shape, y.device))
+                log_q[i] = q.log_prob(z[i])
+        p_x, log_ratios = self._downward([z], [log_q], noise, (samples,), "sample")
+        return Bound(p_x.log_prob(y), tuple(log_ratios[0]))
 
     def _upward(
         self, y: Tensor, noise: Noise, ks: Sequence[int], samples: Sequence[int], up: str
@@ -228,25 +252,24 @@ class BottomUpVAE(Latent):
         z: list[list[Tensor]],
         log_q: list[dict[int, Tensor]],
         noise: Noise,
-        ks: Sequence[int],
         samples: Sequence[int],
         down: str,
     ) -> tuple[Distribution, list[list[Tensor]]]:
-        """p(x | z) of all levels, joined along the sample axis, and for each level log q - log p of z_{k+1}..z_L.
+        """p(x | z) of all levels, joined along the sample axis, and for each log q - log p of the layers with a log q.
 
-        Overwrites z_1..z_k of level k, which the posterior gave, by draws from the prior.
+        Overwrites the z of the others by draws from the prior.
         """
-        log_ratios: list[list[Tensor]] = [[] for _ in ks]
+        log_ratios: list[list[Tensor]] = [[] for _ in z]
         for i in range(self.depth, 0, -1):
             if i == self.depth:
                 zero = torch.zeros_like(z[0][i][:1])
-                p = [Normal(zero, torch.ones_like(zero), validate_args=False) for _ in ks]
+                p = [Normal(zero, torch.ones_like(zero), validate_args=False) for _ in z]
             else:
                 beyond = _join([path[i + 2] for path in z]) if i + 2 <= self.depth else None
                 p = _split(self.prior[i - 1](_join([path[i + 1] for path in z]), beyond), samples)
-            for j, k in enumerate(ks):
-                if i > k:
-                    log_ratios[j].insert(0, log_q[j][i] - p[j].log_prob(z[j][i]))
+            for j, inferred in enumerate(log_q):
+                if i in inferred:
+                    log_ratios[j].insert(0, inferred[i] - p[j].log_prob(z[j][i]))
                 elif down == "mode":
                     z[j][i] = p[j].mean.expand_as(z[j][i])
                 else:

@@ -76,24 +76,40 @@ class OneLayer(Latent):
         """
         if len(ks) != len(samples) or not {0, 1}.issuperset(ks):
             raise ValueError(f"levels {ks} with samples {samples} do not fit one layer")
-        q, p = self.encoder(y) if 0 in ks else None, self.prior()
+        q = self.encoder(y) if 0 in ks else None
+        return self._explain(y, [None if k == 1 else q for k in ks], noise, samples, down)
+
+    def posteriors(self, y: Tensor, noise: Noise | None = None, samples: int = 1) -> list[Normal]:
+        """See `OpenHierarchy`."""
+        q = self.encoder(y)
+        return [Normal(*(part.expand(samples, *part.shape) for part in (q.mean, q.stddev)), validate_args=False)]
+
+    def explain(self, y: Tensor, posteriors: Sequence[Normal | None], noise: Noise, samples: int = 1) -> Bound:
+        """See `OpenHierarchy`."""
+        if len(posteriors) != 1:
+            raise ValueError(f"{len(posteriors)} posteriors do not fit one layer")
+        return self._explain(y, posteriors, noise, (samples,), "sample")[0]
+
+    def _explain(
+        self, y: Tensor, posteriors: Sequence[Normal | None], noise: Noise, samples: Sequence[int], down: str
+    ) -> list[Bound]:
+        """A bound for each posterior, (B, d) or (S, B, d); None draws z from the prior, or takes its mean."""
+        p = self.prior()
         z = []
-        for k, s in zip(ks, samples, strict=True):
+        for q, s in zip(posteriors, samples, strict=True):
             shape = (s, len(y), self.latent)
-            if k == 1:
+            if q is None:
                 draw = noise.normal("p1", shape, y.device) if down == "sample" else torch.zeros(shape, device=y.device)
                 z.append(p.mean + p.stddev * draw)
             else:
-                assert q is not None
                 z.append(q.mean + q.stddev * noise.normal("q1", shape, y.device))
         log_px = self.decoder(torch.cat(z)).log_prob(y).split(list(samples))
         found = []
-        for k, s, code, value in zip(ks, samples, z, log_px, strict=True):
-            if k == 1:
+        for q, s, code, value in zip(posteriors, samples, z, log_px, strict=True):
+            if q is None:
                 found.append(Bound(value))
                 continue
-            assert q is not None
-            closed = kl_divergence(q, p).sum(1).expand(1, s, len(y))
+            closed = kl_divergence(q, p).sum(-1).expand(1, s, len(y))
             found.append(Bound(value, (q.log_prob(code) - p.log_prob(code),), closed))
         return found
 
