@@ -24,6 +24,9 @@ ALLOWED = {
     "scores.*": ["errors", "scores.*"],
     "models.*": [*EVERYBODY, "nets", "distributions", "models.*"],
     "probes.*": [*EVERYBODY, "models.density", "probes.*"],
+    "usage": [
+        *EVERYBODY, "evaluate", "models.density", "models.information", "data.module", "data.resident", "tables",
+    ],
     "methods.*": [*EVERYBODY, "models.*", "methods.*", "data.resident"],
     "data.*": ["errors", "files", "paths", "data.*"],
     "record": EVERYBODY,

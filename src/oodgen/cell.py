@@ -21,6 +21,7 @@ from oodgen.errors import Diverged, UserError
 from oodgen.files import whole, write_text
 from oodgen.parts import Parts, assemble, build
 from oodgen.train import fit
+from oodgen.usage import usage
 
 __all__ = ["run"]
 
@@ -77,6 +78,7 @@ def _run(parts: Parts, folder: Path, overrides: Sequence[str]) -> None:
             log.info("scored %s (%d examples)", name, len(test.x))
         who = (config["name"], fingerprint, config["seed"])
         rows = evaluate.rows(who, values, int(np.prod(data.shape)), config["oracle"], means, model.bin)
+        rows += usage(witness, who, sets)
         evaluate.write_scores(folder / "scores", values)
         evaluate.write_rows(folder / "results.csv", rows)
         with whole(folder / "reconstructions.npz") as temporary, temporary.open("wb") as file:

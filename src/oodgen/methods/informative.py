@@ -60,7 +60,8 @@ class Informative(MaximumLikelihood):
 
     def gain(self, y: Tensor, noise: Noise) -> tuple[Bound, Tensor, Terms]:
         depth = len(self.weights)
-        bounds = self.model.bounds(y, noise, range(depth), [self.samples] * depth)
+        # through means, codes would be decoded whose KL nobody pays: q(z_2 | mean of z_1) then runs away from the prior
+        bounds = self.model.bounds(y, noise, range(depth), [self.samples] * depth, up="sample")
         log_px = [bound.log_px.mean() for bound in bounds]
         gain = torch.stack([weight * value for weight, value in zip(self.weights, log_px, strict=True)]).sum()
         return bounds[0], gain, {f"log_px_{k}": value for k, value in enumerate(log_px[1:], 1)}

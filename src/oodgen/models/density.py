@@ -150,7 +150,7 @@ class OpenHierarchy(Hierarchy, Protocol):
     """A hierarchy that shows its posteriors, and bounds log p(x) with others in their place."""
 
     def posteriors(self, y: Tensor, noise: Noise | None = None, samples: int = 1) -> list[Normal]:
-        r"""$q(z_i | \cdot)$ of each layer, lowest first, each of shape (S, B, *latent), with S = `samples`.
+        r"""$q(z_i | \cdot)$ of each layer, lowest first, of shape (S, B, *latent), S = `samples`, or (1, B, *latent).
 
         What a layer's posterior depends on is a sample of the layers inferred before it, drawn at the sites of
         `bounds`; without noise it is their means, and the posteriors are a function of the image (S = 1).

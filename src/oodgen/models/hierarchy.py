@@ -193,12 +193,7 @@ class BottomUpVAE(Latent):
 
     def posteriors(self, y: Tensor, noise: Noise | None = None, samples: int = 1) -> list[Normal]:
         """See `OpenHierarchy`."""
-        path, found = [y.expand(samples, *y.shape)], []
-        for i in range(1, self.depth + 1):
-            found.append(q := self.posterior[i - 1](path[-1], path[-2] if i >= 2 else None))
-            z = q.mean if noise is None else q.mean + q.stddev * noise.normal(f"q{i}", tuple(q.mean.shape), y.device)
-            path.append(z)
-        return found
+        return self._climb(y, noise, samples)[1]
 
     def explain(self, y: Tensor, posteriors: Sequence[Normal | None], noise: Noise, samples: int = 1) -> Bound:
         """See `OpenHierarchy`."""
@@ -221,31 +216,49 @@ class BottomUpVAE(Latent):
         """For each k: z_0..z_L on its way up, where z_1..z_k only lead to z_{k+1}; and log q(z_i | .) for i > k."""
         if len(ks) != len(samples) or not all(0 <= k <= self.depth for k in ks):
             raise ValueError(f"levels {ks} with samples {samples} do not fit a hierarchy of {self.depth} layers")
+        if up == "sample":
+            # levels with equal numbers of samples have the same ones: they share the whole way
+            climbs = {s: self._climb(y, noise, s) for s in dict.fromkeys(samples)}
+            log_qs = {
+                s: [q.log_prob(z) for z, q in zip(path[1:], found, strict=True)] for s, (path, found) in climbs.items()
+            }
+            return [list(climbs[s][0]) for s in samples], [
+                {i: value for i, value in enumerate(log_qs[s], 1) if i > k} for k, s in zip(ks, samples, strict=True)
+            ]
         x = y.unsqueeze(0)
         mean = [x]  # the shared path of posterior means
         z: list[list[Tensor]] = [[x.expand(s, *y.shape)] for s in samples]
         log_q: list[dict[int, Tensor]] = [{} for _ in ks]
         for i in range(1, self.depth + 1):
-            # level k leaves the shared path at z_{k+1}; one that starts from z_0 = x has nothing to share
-            start = [k + 1 if up == "mean" else 1 for k in ks]
-            own = [j for j in range(len(ks)) if start[j] < i]
-            shared = any(k_start >= i for k_start in start)
+            # level k leaves the shared path at z_{k+1}
+            own = [j for j, k in enumerate(ks) if k + 1 < i]
+            shared = any(k + 1 >= i for k in ks)
             paths = [mean] * shared + [z[j] for j in own]
             sizes = [1] * shared + [samples[j] for j in own]
             beyond = _join([path[i - 2] for path in paths]) if i >= 2 else None
             q = _split(self.posterior[i - 1](_join([path[i - 1] for path in paths]), beyond), sizes)
             for j, s in enumerate(samples):
                 q_j = q[shared + own.index(j)] if j in own else q[0]
-                if start[j] > i:
-                    z[j].append(q_j.mean.expand(s, *q_j.mean.shape[1:]))
-                    continue
                 shape = (s, *q_j.mean.shape[1:])
+                if ks[j] >= i:
+                    z[j].append(q_j.mean.expand(shape))
+                    continue
                 z[j].append(q_j.mean + q_j.stddev * noise.normal(f"q{i}", shape, y.device))
-                if i > ks[j]:
-                    log_q[j][i] = q_j.log_prob(z[j][i])
+                log_q[j][i] = q_j.log_prob(z[j][i])
             if shared:
                 mean.append(q[0].mean)
         return z, log_q
+
+    def _climb(self, y: Tensor, noise: Noise | None, samples: int) -> tuple[list[Tensor], list[Normal]]:
+        """One path z_0..z_L through samples, or without noise through means, and each layer's posterior on it."""
+        z, found = [y.unsqueeze(0)], []
+        for i in range(1, self.depth + 1):
+            found.append(q := self.posterior[i - 1](z[-1], z[-2] if i >= 2 else None))
+            shape = (samples, *q.mean.shape[1:])
+            z.append(q.mean if noise is None else q.mean + q.stddev * noise.normal(f"q{i}", shape, y.device))
+            if i == 1:  # until here all samples are the same
+                z[0] = y.expand(samples, *y.shape)
+        return z, found
 
     def _downward(
         self,
