@@ -203,7 +203,6 @@ def gloss(score: str) -> str:
         "complexity_jpeg2000": "likelihood less JPEG bits",
         "typicality": "distance from the mean bound",
         "regret": "what a posterior of its own gains",
-        "background": "ratio: a background model against l>0",
         "control:mean": "mean intensity",
         "control:entropy": "entropy of the pixels",
         "control:total_variation": "total variation",

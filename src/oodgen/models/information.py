@@ -16,7 +16,7 @@ ROWS = 64  # samples whose density under every posterior is held at once
 def active_units(q: Normal, threshold: float = 0.01) -> Tensor:
     r"""The number of elements whose posterior mean varies among examples by more than the threshold, int64.
 
-    $\#\{j : \mathrm{Var}_x\, \mathbb E_{q(z_j | x)} z_j > 0.01\}$ of a layer's posteriors of N > 1 examples, (N, *latent).
+    $\#\{j : \mathrm{Var}_x\, \mathbb E_{q(z_j | x)} z_j > 0.01\}$ of a layer's posteriors (N, *latent), N > 1.
 
     Source: Burda et al. 2016 (Importance Weighted Autoencoders), section 4.2.
     """
