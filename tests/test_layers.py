@@ -62,8 +62,8 @@ ALLOWED = {
     "train": [*EVERYBODY, "checkpoints", "curves", "device", "data.module"],
 }  # fmt: skip
 # The ends of a run, which only each other may know.
-ENDS = ["cell", "parts", "run", "score", "detector", "bench.*", "report", "simple_set", "compare"]
-STARTS_WITHOUT_TORCH = ["run", "report", "score", "dashboard", "data.__main__", "simple_set", "compare"]
+ENDS = ["cell", "parts", "run", "score", "detector", "bench.*", "report", "simple_set", "compare", "correlate"]
+STARTS_WITHOUT_TORCH = ["run", "report", "score", "dashboard", "data.__main__", "simple_set", "compare", "correlate"]
 
 
 def name_of(path):

@@ -54,7 +54,7 @@ def usage(witness: Witness, who: tuple[str, str, int], sets: Mapping[str, TestSe
             q = Normal(mean, scale, validate_args=False)
             noise = ExampleNoise(witness.seed, torch.arange(len(mean)))
             said = {"kl": kl[i], "active": active_units(q), "information": mutual_information(q, noise)}
+            layer, n = f"z{i + 1}", len(x)
             for metric, value in said.items():
-                ends = (float(value), math.nan, math.nan, "full", len(x), len(x))
-                found.append(Row(*who, inlier, name, f"z{i + 1}", metric, *ends))
+                found.append(Row(*who, inlier, name, layer, metric, float(value), math.nan, math.nan, "full", n, n))
     return found

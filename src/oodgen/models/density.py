@@ -89,7 +89,12 @@ class Latent(Density):
     Arguments:
         shape: Shape of an example.
         likelihood: Observation model.
+
+    Attributes:
+        depth: L.
     """
+
+    depth: int
 
     def __init__(self, shape: Sequence[int], likelihood: Likelihood) -> None:
         super().__init__()

@@ -82,7 +82,8 @@ class OneLayer(Latent):
     def posteriors(self, y: Tensor, noise: Noise | None = None, samples: int = 1) -> list[Normal]:
         """See `OpenHierarchy`."""
         q = self.encoder(y)
-        return [Normal(*(part.expand(samples, *part.shape) for part in (q.mean, q.stddev)), validate_args=False)]
+        mean, deviation = (part.expand(samples, *part.shape) for part in (q.mean, q.stddev))
+        return [Normal(mean, deviation, validate_args=False)]
 
     def explain(self, y: Tensor, posteriors: Sequence[Normal | None], noise: Noise, samples: int = 1) -> Bound:
         """See `OpenHierarchy`."""
