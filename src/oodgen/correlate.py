@@ -61,8 +61,8 @@ def codes(run: Path, x: Any) -> "list[Tensor]":
     model = found.model
     if not isinstance(model, OpenHierarchy):
         raise UserError(f"{run} holds a {type(model).__name__}, which shows no codes; give runs of a hierarchy")
-    if tuple(x.shape[1:]) != tuple(model.shape):  # type: ignore[attr-defined]
-        raise UserError(f"{run} takes images of {tuple(model.shape)}, not of {tuple(x.shape[1:])}")  # type: ignore[attr-defined]
+    if tuple(x.shape[1:]) != tuple(model.shape):  # type: ignore[attr-defined, arg-type]
+        raise UserError(f"{run} takes images of {tuple(model.shape)}, not of {tuple(x.shape[1:])}")  # type: ignore[attr-defined, arg-type]
     parts: list[list[Tensor]] = []
     with torch.inference_mode(), found.device.autocast():
         for index in torch.arange(len(x)).split(100):

@@ -96,7 +96,7 @@ class Pixels(nn.Module):
         return (3 * z.double() - 0.5).reshape(*z.shape[:2], 1, 1, 1)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_never_above_log_p_by_quadrature(seed):
     # one binary pixel and two layers of one number each: log p(x) by an integral over a grid
     g = torch.Generator().manual_seed(seed)

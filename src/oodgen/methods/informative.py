@@ -23,15 +23,21 @@ class Informative(MaximumLikelihood):
       - \beta \sum_{l=1}^L \max(\lambda, \mathrm{KL}_l)$$
 
     With the printed weights $w_k = 1/L$, $\beta = 1$ and $\lambda = 0$ it is a lower bound on $\log p(x)$:
-    $\frac1L \sum_k [\mathcal L^{>k} - \mathrm{KL}_{\le k}]$. But the ordinary reconstruction then counts $1/L$ against
-    the whole KL, a $\beta$-VAE with $\beta = L$. With skip connections in the decoder, where $z_1$ is not the only way
-    to the image, $z_1$ collapses, and the ratios are upside down.
+    $\frac1L \sum_k [\mathcal L^{>k} - \mathrm{KL}_{\le k}]$. The ordinary reconstruction then counts $1/L$ against the
+    whole KL, a $\beta$-VAE with $\beta = L$: with skip connections in the decoder, where $z_1$ is not the only way to
+    the image, it soon collapses, and the ratios are upside down; without them its KL falls slowly. With $w_k = 1$ the
+    weights sum to L, the KL of $z_2, z_3, \dots$ is worth paying several times over, and that of $z_1$ too, since the
+    images that upper layers reconstruct teach the same decoder: $\mathcal L$ falls below $\mathcal L^{>k}$, further for
+    images out of distribution, and the ratios are upside down as well.
+
+    $z_{>k}$ are the very samples of the ELBO (`up="sample"`). Through means, as in the evaluation of $\mathcal L^{>k}$,
+    codes would be decoded whose KL is in no term: $q(z_2 |\text{mean of } z_1)$ runs away from the prior.
 
     Arguments:
         model: The hierarchy; all of its levels are computed in one call of `bounds`.
         optimizer, seed, samples, warmup, free_bits, decay: See `MaximumLikelihood`.
         weights: $w_k$: "mean", 1/L each, as printed; "sum", 1 each, so that the ordinary reconstruction counts as it
-            does in the ELBO (Adam and $\lambda = 0$ given, the same as "mean" with KL weight 1/L); or L numbers.
+            does in the ELBO (with Adam and $\lambda = 0$ the same as "mean" with KL weight 1/L); or L numbers.
 
     Raises:
         UserError: the weights are none of these.
@@ -60,7 +66,6 @@ class Informative(MaximumLikelihood):
 
     def gain(self, y: Tensor, noise: Noise) -> tuple[Bound, Tensor, Terms]:
         depth = len(self.weights)
-        # through means, codes would be decoded whose KL nobody pays: q(z_2 | mean of z_1) then runs away from the prior
         bounds = self.model.bounds(y, noise, range(depth), [self.samples] * depth, up="sample")
         log_px = [bound.log_px.mean() for bound in bounds]
         gain = torch.stack([weight * value for weight, value in zip(self.weights, log_px, strict=True)]).sum()
