@@ -227,3 +227,11 @@ def test_with_closed_ends_a_wide_quantised_gaussian_is_the_density_of_a_bin():
     opened = QuantisedGaussian(mean, 1.0).log_prob(every_level(0, 1))
     assert torch.equal(opened[:, 1:-1], closed[:, 1:-1])
     assert (opened[:, [0, -1]] > closed[:, [0, -1]] + 3).all()  # a third of all mass, or more, for one level
+
+
+def test_a_mixture_without_any_width_left_is_still_a_number():
+    # 1 / s of so flat a component vanishes in float32, and its logarithm times a closed end would be none
+    ones = torch.ones(1, 1, 1, 2, 1, 1)
+    p = LogisticMixture(torch.zeros(1, 1, 2, 1, 1), 0 * ones, 500 * ones, torch.zeros(1, 1, 0, 2, 1, 1))
+    for y in (-1.0, 0.0, 1.0):
+        assert p.log_prob(torch.full((1, 1, 1, 1), y)).isfinite()

@@ -26,6 +26,9 @@ ALLOWED = {
     "probes.*": [
         *EVERYBODY, "models.density", "models.critic", "models.classifier", "models.ensemble", "probes.*",
     ],
+    "usage": [
+        *EVERYBODY, "evaluate", "models.density", "models.information", "data.module", "data.resident", "tables",
+    ],
     "methods.*": [*EVERYBODY, "models.*", "methods.*", "data.resident"],
     "data.*": [*EVERYBODY, "data.*"],
     "record": EVERYBODY,
@@ -65,8 +68,8 @@ ALLOWED = {
     "train": [*EVERYBODY, "checkpoints", "curves", "device", "data.module"],
 }  # fmt: skip
 # The ends of a run, which only each other may know.
-ENDS = ["cell", "parts", "run", "score", "detector", "bench.*", "report", "simple_set", "compare"]
-STARTS_WITHOUT_TORCH = ["run", "report", "score", "dashboard", "data.__main__", "simple_set", "compare"]
+ENDS = ["cell", "parts", "run", "score", "detector", "bench.*", "report", "simple_set", "compare", "correlate"]
+STARTS_WITHOUT_TORCH = ["run", "report", "score", "dashboard", "data.__main__", "simple_set", "compare", "correlate"]
 
 
 def name_of(path):

@@ -21,6 +21,7 @@ from oodgen.errors import Diverged, UserError
 from oodgen.files import whole, write_text
 from oodgen.parts import Parts, assemble, build
 from oodgen.train import fit
+from oodgen.usage import usage
 
 __all__ = ["run"]
 
@@ -81,6 +82,7 @@ def _run(parts: Parts, folder: Path, overrides: Sequence[str]) -> None:
         who = (config["name"], fingerprint, config["seed"])
         width = getattr(model, "bin", None)
         rows = evaluate.rows(who, values, int(np.prod(data.shape)), config["oracle"], means, width)
+        rows += usage(witness, who, sets)
         evaluate.write_scores(folder / "scores", values)
         evaluate.write_rows(folder / "results.csv", rows)
         with whole(folder / "reconstructions.npz") as temporary, temporary.open("wb") as file:

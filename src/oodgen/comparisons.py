@@ -12,7 +12,35 @@ from matplotlib.figure import Figure
 
 from oodgen.look import BLUE, DASHES, GRID, INK, LOOK, PALETTE, RED, Array, finish, mosaic, panels
 
-__all__ = ["progress", "ratios", "reconstructions"]
+__all__ = ["correlations", "progress", "ratios", "reconstructions"]
+
+
+def correlations(matrix: Sequence[Sequence[float]], names: Sequence[str], images: str) -> Figure:
+    r"""A matrix of correlations in [0, 1] between the layers of two models, z_1 at the bottom left; dark is alike.
+
+    Arguments:
+        matrix: Rows the layers of the first model, columns those of the second, lowest first; nan where there is none.
+        names: Of the two models.
+        images: What they were compared on.
+
+    Source: Havtorn et al. 2021, figure 2.
+    """
+    values = np.array(matrix, dtype=float)
+    colours = LinearSegmentedColormap.from_list("alike", ["white", BLUE]).with_extremes(bad=GRID)
+    with matplotlib.rc_context(LOOK):
+        figure = Figure(figsize=(2.2 + 0.6 * values.shape[1], 1.4 + 0.5 * len(values)), layout="constrained")
+        axis = figure.subplots()
+        axis.imshow(values, cmap=colours, vmin=0, vmax=1, aspect="auto", origin="lower")
+        for (i, j), value in np.ndenumerate(values):
+            if not math.isnan(value):
+                axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else INK)
+        for side, label, count in (("y", names[0], values.shape[0]), ("x", names[1], values.shape[1])):
+            getattr(axis, f"set_{side}ticks")(range(count), [f"z{i + 1}" for i in range(count)])
+            getattr(axis, f"set_{side}label")(label)
+        axis.set_title(f"on {images}")  # left, as LOOK has it
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+        return figure
 
 
 def progress(

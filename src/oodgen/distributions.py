@@ -104,7 +104,8 @@ class LogisticMixture(Distribution):
     Arguments:
         logits: $\log \pi$ up to a constant, shape (S, B, K, H, W).
         means: $\mu$, shape (S, B, C, K, H, W).
-        log_scales: $\log s$, shape (S, B, C, K, H, W); held above -7 as in the authors' code.
+        log_scales: $\log s$, shape (S, B, C, K, H, W); held above -7 as in the authors' code, and below 50, where a
+            component is flat already and beyond which $1 / s$ would vanish.
         coupling: $a$ in the order (1,0), (2,0), (2,1), ..., shape (S, B, C(C-1)/2, K, H, W).
     """
 
@@ -112,7 +113,7 @@ class LogisticMixture(Distribution):
 
     def __init__(self, logits: Tensor, means: Tensor, log_scales: Tensor, coupling: Tensor) -> None:
         self.logits, self.means = logits.float(), means.float()
-        self.log_scales, self.coupling = log_scales.float().clamp_min(-7), coupling.float()
+        self.log_scales, self.coupling = log_scales.float().clamp(-7, 50), coupling.float()
         colours, _, *size = means.shape[2:]
         super().__init__(means.shape[:2], torch.Size([colours, *size]), validate_args=False)
 

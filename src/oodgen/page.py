@@ -35,6 +35,12 @@ METRICS = {
     "mean": "Means over each set: reconstruction",
 }
 
+USAGE = {
+    "kl": "KL of each layer, nats",
+    "active": "Active units of each layer: elements whose posterior mean has a variance above 0.01 among images",
+    "information": "What each layer's code tells of the image, nats, at most the logarithm of the number of images",
+}
+
 
 class Picture(NamedTuple):
     """A figure as the page shows it."""
@@ -251,6 +257,7 @@ def write(eval_dir: Path) -> Path:
         extent=groups.extent(config, cells),
         verdict=verdict(cells, groups.contrast(config)),
         main=tables.pivot(pairs),
+        usage=[(words, table) for metric, words in USAGE.items() if (table := tables.pivot(cells, metric)).lines],
         others=[(words, table) for words, table in others if table.lines],
         beside=printed.beside(cells, paper, method),
         sampling=groups.sampling(config),

@@ -122,7 +122,7 @@ def _smoke(config: dict[str, Any]) -> dict[str, Any]:
         "limit_val_batches": 1,
     }
     probes = {
-        name: {key: min(2, value) if key.startswith("samples") else value for key, value in probe.items()}
+        name: {key: min(2, value) if key.startswith(("samples", "steps")) else value for key, value in probe.items()}
         for name, probe in config["probes"].items()
     }
     data = {**config["data"], "smoke": True, "batch_size": 4}

@@ -34,7 +34,7 @@ __all__ = [
 
 FRACTIONS = ("auroc", "auprc", "auprc_in", "ap", "fpr80", "fpr95", "accuracy", "separation")
 LOWER_IS_BETTER = ("fpr80", "fpr95", "bpd", "nats_dim")
-PLACES = {"nats": 1, "psnr": 2, "mse": 4}  # three for all else
+PLACES = {"nats": 1, "psnr": 2, "mse": 4, "active": 0, "information": 2, "kl": 2}  # three for all else
 
 
 class Row(NamedTuple):
@@ -166,6 +166,7 @@ _VARIANTS = {
     "iw": "with the importance-weighted l>0",
     "gap": "without the KL",
     "mode": "lower levels by their mode",
+    "1000": "from 1,000 samples",
 }
 
 
@@ -188,6 +189,8 @@ def gloss(score: str) -> str:
         "l>": "plain likelihood" if level == "0" else f"bound of the levels above {level}",
         "llr>": f"ratio: l>{level} against l>0",
         "kl_": f"KL of level {level}",
+        "z": f"code of level {level}",
+        "l<": f"bound of the levels below {level}",
     }
     words = {
         "kl": "KL of the posterior from the prior",
@@ -205,6 +208,8 @@ def gloss(score: str) -> str:
         "llr_rule": "ratio, k chosen by the rule",
         "complexity_png": "likelihood less PNG bits",
         "complexity_jpeg2000": "likelihood less JPEG bits",
+        "typicality": "distance from the mean bound",
+        "regret": "what a posterior of its own gains",
         "control:mean": "mean intensity",
         "control:entropy": "entropy of the pixels",
         "control:total_variation": "total variation",

@@ -167,6 +167,18 @@ def test_bounds_under_a_learned_prior_are_the_slow_definition(kind):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kind", ["flow", "mixture", "standard"])
+def test_explained_by_its_own_posterior_or_by_none_an_example_has_the_two_bounds(kind):
+    model, noise = vae(made(kind, 3)), ExampleNoise(0, INDEX)
+    own, none = model.bounds(Y, noise, (0, 1), (5, 5))
+    posteriors = model.posteriors(Y, noise, 5)
+    torch.testing.assert_close(model.explain(Y, posteriors, noise, 5).elbo, own.elbo)
+    torch.testing.assert_close(model.explain(Y, [None], noise, 5).elbo, none.elbo)
+    wide = [Normal(posteriors[0].mean, 2 * posteriors[0].stddev)]
+    assert (model.explain(Y, wide, noise, 5).elbo - own.elbo).abs().min() > 1e-3
+
+
+@torch.no_grad()
 def test_a_mixture_of_one_gives_the_bounds_of_that_gaussian():
     one = Mixture(3, 1)
     one.mean.fill_(0.4), one.log_scale.fill_(math.log(0.7))

@@ -121,7 +121,7 @@ class MaximumLikelihood(Method):
         return loss
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
-        bound = self.model(self.model.observe(batch.x, noise), noise, self.samples)
+        bound, gain, further = self.gain(self.model.observe(batch.x, noise), noise)
         log_px = bound.log_px.mean()
         kl = bound.kls.mean((1, 2))
         terms = {f"kl_{i}": ratio for i, ratio in enumerate(kl, 1)}
@@ -131,9 +131,14 @@ class MaximumLikelihood(Method):
             loss = math.log(self.samples) - weights.logsumexp(0).mean()
         else:
             penalty = kl if self.free_bits is None else self.free_bits(bound, self.epoch(batch))
-            loss = beta * penalty.sum() - log_px
+            loss = beta * penalty.sum() - gain
         # the parts before the whole, which names none of them
-        return loss, {"log_px": log_px, **terms, "bound": log_px - kl.sum()}
+        return loss, {"log_px": log_px, **further, **terms, "bound": log_px - kl.sum()}
+
+    def gain(self, y: Tensor, noise: Noise) -> tuple[Bound, Tensor, Terms]:
+        """The ELBO of observed examples, what training maximises in the place of its log p(x|z), and further terms."""
+        bound = self.model(y, noise, self.samples)
+        return bound, bound.log_px.mean(), {}
 
     def _beta(self, batch: Batch) -> float:
         return self.beta * (min(1.0, self.epoch(batch) / self.warmup) if self.warmup > 0 else 1.0)

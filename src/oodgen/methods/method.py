@@ -8,15 +8,18 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.distributions import Normal
 from torch.optim import LBFGS, Optimizer
 
 from oodgen.data.resident import Batch
 from oodgen.errors import Diverged, UserError
-from oodgen.models.density import Density
+from oodgen.models.density import Density, OpenHierarchy
+from oodgen.models.information import active_units, mutual_information
 from oodgen.noise import ExampleNoise, Noise, RandomNoise
 
 __all__ = ["Method", "Terms"]
 
+PROBED = 1000  # validation examples whose codes are compared
 LOG_EVERY = 50  # steps between log lines; each costs about as much as the rest of the loop
 
 # What a loss is made of, by name, each a mean over the batch in nats.
@@ -54,6 +57,7 @@ class Method(pl.LightningModule):
                 f"such a model, as model={self.such}"
             )
         self.model, self.optimizer, self.seed = model, optimizer, seed
+        self._codes: list[list[Normal]] = []
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """An optimiser of these parameters.
@@ -153,6 +157,23 @@ class Method(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.log_dict(self.validate(batch), batch_size=len(batch.x))
+        if isinstance(self.model, OpenHierarchy) and sum(len(q[0].mean) for q in self._codes) < PROBED:
+            found = self.model.posteriors(self.model.observe(batch.x, ExampleNoise(self.seed, batch.index)))
+            self._codes.append([Normal(q.mean[0], q.stddev[0], validate_args=False) for q in found])
+
+    def on_validation_epoch_end(self) -> None:
+        """Of each layer, its active units and its information on the first validation examples: has it collapsed?"""
+        numbers: dict[str, Tensor] = {}
+        for i, parts in enumerate(zip(*self._codes, strict=True), 1):
+            mean, scale = (torch.cat([getattr(q, name) for q in parts]) for name in ("mean", "stddev"))
+            q = Normal(mean, scale, validate_args=False)
+            noise = ExampleNoise(self.seed, torch.arange(len(mean)))
+            numbers |= {
+                f"val/active_{i}": active_units(q).float(),
+                f"val/information_{i}": mutual_information(q, noise),
+            }
+        self._codes.clear()
+        self.log_dict(numbers)
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """What a validation states, `whole` and its parts, with the same noise every time; here the bound itself."""
@@ -204,7 +225,8 @@ class Method(pl.LightningModule):
 def _words(name: str) -> str:
     kind, _, number = name.rpartition("_")
     if number.isdigit():
-        return {"kl": "the KL of layer z", "simple": "the bound of simple set "}.get(kind, f"{kind} ") + number
+        words = {"kl": "the KL of layer z", "simple": "the bound of simple set ", "log_px": "log p(x|z) from z>"}
+        return words.get(kind, f"{kind} ") + number
     return {
         "log_px": "log p(x|z)",
         "kl_negative": "the KL of the negatives",

@@ -6,12 +6,13 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from oodgen.models.likelihoods import Likelihood
 from oodgen.nets import data_dependent_init
 from oodgen.noise import Noise
 
-__all__ = ["Attackable", "Bound", "Density", "Hierarchy", "Latent"]
+__all__ = ["Attackable", "Bound", "Density", "Hierarchy", "Latent", "OpenHierarchy"]
 
 
 class Bound(NamedTuple):
@@ -92,7 +93,12 @@ class Latent(Density):
     Arguments:
         shape: Shape of an example.
         likelihood: Observation model.
+
+    Attributes:
+        depth: L.
     """
+
+    depth: int
 
     def __init__(self, shape: Sequence[int], likelihood: Likelihood) -> None:
         super().__init__()
@@ -156,4 +162,31 @@ class Hierarchy(Protocol):
 
     def reconstruct(self, y: Tensor, noise: Noise, k: int) -> Tensor:
         """Expected images in [0, 1] from z_{>k} ~ q and z_{<=k} ~ p, shape (B, C, H, W)."""
+        ...
+
+
+@runtime_checkable
+class OpenHierarchy(Hierarchy, Protocol):
+    """A hierarchy that shows its posteriors, and bounds log p(x) with others in their place."""
+
+    def posteriors(self, y: Tensor, noise: Noise | None = None, samples: int = 1) -> list[Normal]:
+        r"""$q(z_i | \cdot)$ of each layer, lowest first, of shape (S, B, *latent), S = `samples`, or (1, B, *latent).
+
+        What a layer's posterior depends on is a sample of the layers inferred before it, drawn at the sites of
+        `bounds`; without noise it is their means, and the posteriors are a function of the image (S = 1).
+        """
+        ...
+
+    def explain(self, y: Tensor, posteriors: Sequence[Normal | None], noise: Noise, samples: int = 1) -> Bound:
+        r"""The bound with $z_i$ drawn from `posteriors[i - 1]`, or from $p(z_i | \cdot)$ where that is None.
+
+        $$\mathbb E \Big[ \log p(x | z) - \sum_i \log q_i(z_i) - \log p(z_i | z_{>i}) \Big] \le \log p(x),$$
+
+        the sum over the layers that have a posterior; theirs are the ratios of the `Bound`. Each posterior is of shape
+        (S, B, *latent) or (1, B, *latent). With those of `posteriors(y, noise, S)` and the same noise it is
+        $\mathcal L^{>0}$, sample by sample.
+
+        Raises:
+            ValueError: there are not L posteriors.
+        """
         ...

@@ -196,7 +196,7 @@ class Chain(Layered):
 
     $$p(x, z) = p(x | z_1) \prod_{i<L} p(z_i | z_{i+1})\, p(z_L), \qquad p(z_L) = \mathcal N(0, I),$$
 
-    with, as an option, skip connections $z_{i+2} 	o z_i$, where $z_0 = x$.
+    with, as an option, skip connections $z_{i+2} \to z_i$, where $z_0 = x$.
 
     Source: Havtorn et al. 2021, section 3 and appendix B.
     """

@@ -85,23 +85,36 @@ class OneLayer(Latent):
         if len(ks) != len(samples) or not {0, 1}.issuperset(ks):
             raise ValueError(f"levels {ks} with samples {samples} do not fit one layer")
         q = self.encoder(y) if 0 in ks else None
+        return self._explain(y, [None if k == 1 else q for k in ks], noise, samples, down)
+
+    def posteriors(self, y: Tensor, noise: Noise | None = None, samples: int = 1) -> list[Normal]:
+        """See `OpenHierarchy`."""
+        q = self.encoder(y)
+        mean, deviation = (part.expand(samples, *part.shape) for part in (q.mean, q.stddev))
+        return [Normal(mean, deviation, validate_args=False)]
+
+    def explain(self, y: Tensor, posteriors: Sequence[Normal | None], noise: Noise, samples: int = 1) -> Bound:
+        """See `OpenHierarchy`."""
+        if len(posteriors) != 1:
+            raise ValueError(f"{len(posteriors)} posteriors do not fit one layer")
+        return self._explain(y, posteriors, noise, (samples,), "sample")[0]
+
+    def _explain(
+        self, y: Tensor, posteriors: Sequence[Normal | None], noise: Noise, samples: Sequence[int], down: str
+    ) -> list[Bound]:
+        """A bound for each posterior, (B, d) or (S, B, d); None draws z from the prior, or takes its centre."""
+        prior = self.prior
         z = []
-        for k, s in zip(ks, samples, strict=True):
+        for q, s in zip(posteriors, samples, strict=True):
             shape = (s, len(y), self.latent)
-            if k == 1:
-                prior = self.prior
+            if q is None:
                 z.append(prior.draw(noise, shape, y.device) if down == "sample" else prior.centre(shape, y.device))
             else:
-                assert q is not None
                 z.append(q.mean + q.stddev * noise.normal("q1", shape, y.device))
         log_px = self.decoder(torch.cat(z)).log_prob(y).split(list(samples))
         found = []
-        for k, code, value in zip(ks, z, log_px, strict=True):
-            if k == 1:
-                found.append(Bound(value))
-                continue
-            assert q is not None
-            found.append(Bound(value, *_divergence(q, self.prior(), code)))
+        for q, code, value in zip(posteriors, z, log_px, strict=True):
+            found.append(Bound(value) if q is None else Bound(value, *_divergence(q, prior(), code)))
         return found
 
     def reconstruct(self, y: Tensor, noise: Noise, k: int) -> Tensor:
@@ -118,7 +131,7 @@ class OneLayer(Latent):
 def _divergence(q: Normal, p: Distribution, z: Tensor) -> tuple[tuple[Tensor], Tensor | None]:
     """What a `Bound` holds of q(z | x) against p(z): log q - log p of codes z (S, B, d), and the KL in closed form."""
     if isinstance(p, Normal):
-        return (q.log_prob(z) - p.log_prob(z),), kl_divergence(q, p).sum(1).expand(1, *z.shape[:2])
+        return (q.log_prob(z) - p.log_prob(z),), kl_divergence(q, p).sum(-1).expand(1, *z.shape[:2])
     # a flow's log-determinant sums over its transforms what bf16 would round in each
     with torch.autocast(z.device.type, enabled=False):
         return ((q.log_prob(z).sum(2) - p.log_prob(z)).unsqueeze(2),), None

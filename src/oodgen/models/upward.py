@@ -31,6 +31,10 @@ class Path:
         z, h = ({i: x.expand(samples, *x.shape[1:]) for i, x in found.items()} for found in (self.z, self.h))
         return Path(z, h)
 
+    def above(self, k: int) -> "Path":
+        """A copy for level k, which infers the layers above k only."""
+        return Path(dict(self.z), dict(self.h), {i: value for i, value in self.log_q.items() if i > k})
+
 
 def upward(
     y: Tensor,
@@ -44,7 +48,8 @@ def upward(
 ) -> list[Path]:
     """The path of each level k, on which z_1..z_k, posterior means or samples, only lead to z_{k+1}..z_L ~ q.
 
-    Levels share the path of posterior means, which is walked once, until each leaves it by its first sample.
+    Levels share the path of posterior means, which is walked once, until each leaves it by its first sample. Where
+    samples lead upward, levels of equally many have the same ones and share the whole way.
 
     Arguments:
         y: Observed images (B, C, H, W).
@@ -53,11 +58,16 @@ def upward(
         site: The noise of layer i is called by this and i.
         infer: From i and paths that know all layers below it to q(z_i | .) of all of them, joined.
     """
+    if up == "sample":
+        # the way of level 0, of samples from the first layer on
+        sizes = list(dict.fromkeys(samples))
+        walks = dict(zip(sizes, upward(y, noise, [0] * len(sizes), sizes, "mean", depth, site, infer), strict=True))
+        return [walks[s].above(k) for k, s in zip(ks, samples, strict=True)]
     x = y.unsqueeze(0)
     mean = Path({0: x})
     paths = [Path({0: x.expand(s, *y.shape)}) for s in samples]
     # the layer of a level's first sample; where k = L the way up leads nowhere
-    start = [depth + 1 if k == depth else k + 1 if up == "mean" else 1 for k in ks]
+    start = [k + 1 for k in ks]
     for i in range(1, depth + 1):
         own = [j for j, first in enumerate(start) if first < i]
         leaving = [j for j, first in enumerate(start) if first == i]
@@ -70,8 +80,7 @@ def upward(
             paths[j] = mean.fork(samples[j])
         for j, q_j in [*((j, q[0]) for j in leaving), *zip(own, q[shared:], strict=True)]:
             paths[j].z[i] = draw(q_j, noise, f"{site}{i}", (samples[j], *q_j.mean.shape[1:]))
-            if i > ks[j]:
-                paths[j].log_q[i] = q_j.log_prob(paths[j].z[i])
+            paths[j].log_q[i] = q_j.log_prob(paths[j].z[i])
         if shared:
             mean.z[i] = q[0].mean
     return paths

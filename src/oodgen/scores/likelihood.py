@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-__all__ = ["bound", "importance", "kl", "level", "prior", "statistic"]
+__all__ = ["below", "bound", "importance", "kl", "level", "prior", "statistic"]
 
 
 def level(values: Tensor, k: int, first: int = 0, name: str = "level k") -> Tensor:
@@ -27,6 +27,11 @@ def bound(evidence: Mapping[str, Tensor], k: int = 0, probe: str = "bounds") -> 
         probe: The probe whose bounds to take.
     """
     return -level(evidence[f"{probe}/l"], k)
+
+
+def below(evidence: Mapping[str, Tensor], layer: int, probe: str = "below") -> Tensor:
+    r"""$-\mathcal L^{<l}$, l = `layer` = 2..L; needs the probe `oodgen.probes.below.Below`."""
+    return -level(evidence[f"{probe}/l"], layer, first=2, name="layer")
 
 
 def prior(evidence: Mapping[str, Tensor], probe: str = "bounds") -> Tensor:

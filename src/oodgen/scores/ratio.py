@@ -14,7 +14,7 @@ from oodgen.scores.likelihood import level
 
 log = logging.getLogger(__name__)
 
-__all__ = ["DeviatingLevel", "input_complexity", "llr", "llr_ada"]
+__all__ = ["DeviatingLevel", "input_complexity", "llr", "llr_ada", "llr_between"]
 
 
 def _levels(evidence: Mapping[str, Tensor], probe: str, kl: str) -> Tensor:
@@ -46,6 +46,22 @@ def llr(
     """
     levels = _levels(evidence, probe, kl)
     return (evidence[f"{probe}/iw"] if importance else levels[0]) - level(levels[1:], k, first=1)
+
+
+def llr_between(
+    evidence: Mapping[str, Tensor], k: int, layer: int, probe: str = "bounds", below: str = "below"
+) -> Tensor:
+    r"""$\mathrm{LLR}^{>k}_{<l} = \mathcal L^{<l} - \mathcal L^{>k}$: trusting the layers below l or above k.
+
+    With l = L + 1 it would be $\mathrm{LLR}^{>k}$, whose $\mathcal L$ trusts all layers.
+
+    Arguments:
+        evidence: Holds `<probe>/l` (L, N) and `<below>/l` (L - 1, N), whose first row is $\mathcal L^{<2}$.
+        k: 1..L-1.
+        layer: l, 2..L.
+        probe, below: The probes of the two bounds.
+    """
+    return level(evidence[f"{below}/l"], layer, first=2, name="layer") - level(evidence[f"{probe}/l"][1:], k, first=1)
 
 
 def llr_ada(evidence: Mapping[str, Tensor], kl: Literal["own", "elbo"] = "own", probe: str = "bounds") -> Tensor:
@@ -104,6 +120,10 @@ def input_complexity(
     image: str = "image",
 ) -> Tensor:
     r"""$-\log_2 p(x) - \mathrm{bits}(x)$: the bound against the size of the compressed image, bits.
+
+    A density of pixels counts as the mass of a bin, up to a constant, which moves no rank. A Bernoulli model codes a
+    binarised image, of at most one bit a pixel, and the codec the grey one: there the difference compares two images,
+    and the codec's side, several times as large, decides.
 
     Source: Serra et al. 2020 (input complexity).
     """
