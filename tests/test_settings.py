@@ -15,7 +15,7 @@ def record(*overrides):
         *("seed=3", "+sweep=bpvae_ratio", "name=mine", "notes=[x]", "runs=/tmp/r", "retrain=true", "smoke=true"),
         *("data.root=/data", "device.threads=1", "device.compile=true", "logger=wandb", "+logger@logger.w=wandb"),
         *("~logger", "logger.wandb.name=x", "hydra/launcher=joblib", "hydra.verbose=true", "checkpoint=last"),
-        "trainer.max_epochs=20",
+        *("trainer.max_epochs=20", "snapshots=[1]"),
     ],
 )
 def test_what_makes_no_other_experiment_is_not_named(override):
@@ -26,7 +26,7 @@ def test_what_makes_no_other_experiment_is_not_named(override):
     "override",
     [
         *("method.sigma_s=5", "trainer.max_steps=9", "checkpoint=best", "data.seed=1", "method.seed=1", "eval_seed=2"),
-        *("dataset@data.auxiliary.simple=kmnist", "~data.out.hflip", "data.limit=100", "snapshots=[1]", "named=x"),
+        *("dataset@data.auxiliary.simple=kmnist", "~data.out.hflip", "data.limit=100", "named=x"),
         "device.precision=32",
     ],
 )
