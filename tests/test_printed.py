@@ -1,6 +1,7 @@
 """What counts as a paper's answer to a number of ours."""
 
 import math
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,11 @@ def test_something_else_than_a_paper_is_named(tmp_path, text):
     with pytest.raises(UserError, match=r"paper\.yaml") as error:
         printed.read_paper(tmp_path / "paper.yaml")
     assert "\n" not in str(error.value)
+
+
+def test_the_wheel_holds_every_papers_numbers():
+    project = tomllib.loads((EXPERIMENTS.parent / "pyproject.toml").read_text())
+    inside = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    for path in EXPERIMENTS.glob("*/paper.yaml"):
+        name = path.relative_to(EXPERIMENTS.parent).as_posix()
+        assert inside[name] == f"oodgen/{name}"
