@@ -9,7 +9,6 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch.distributions import Normal
 
-from oodgen.errors import UserError
 from oodgen.methods.likelihood import FreeBits
 from oodgen.models.biva import BIVA
 from oodgen.models.density import Bound, Hierarchy
@@ -271,28 +270,3 @@ def test_the_natural_model_is_that_of_the_paper():
     assert [s.kernel for s in model.specs] == [5, *[3] * 9]
     assert [len(shape) for shape in model.halves[1:]] == [3] * 3 + [1] * 7
     assert model.sizes[0] == (32, 32) and model.sizes[-1] == (4, 4)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"layers": []}, "model.layers is empty"),
-        ({"layers": [{"latent": 0}]}, "latent=0 must be at least 1"),
-        ({"scale": "std"}, "model.scale='std' is not one of"),
-        ({"shape": (30,)}, r"model.shape=\[30\] is not that of an image"),
-    ],
-)
-def test_a_model_that_cannot_be_is_refused_in_one_line(change, message):
-    options = {"shape": (1, 6, 5), "layers": SPECS[:1], "likelihood": Bernoulli()} | change
-    with pytest.raises(UserError, match=message) as error:
-        BIVA(**options)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(("ks", "samples"), [([4], [1]), ([-1], [1]), ([0, 1], [1])])
-def test_levels_outside_the_hierarchy_are_refused(ks, samples):
-    model, y, index = network(3)
-    with pytest.raises(ValueError, match="do not fit a hierarchy of 3 layers"):
-        model.bounds(y, ExampleNoise(0, index), ks, samples)
-    with pytest.raises(ValueError, match="do not fit a hierarchy of 3 layers"):
-        model.reconstruct(y, ExampleNoise(0, index), 4)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from oodgen.errors import UserError
 from oodgen.models.density import Bound, Hierarchy
 from oodgen.models.hierarchy import BottomUpVAE
 from oodgen.models.likelihoods import Bernoulli
@@ -172,26 +171,3 @@ def test_scale_is_one_at_zero_and_means_what_its_name_says(scale):
             getattr(q(y), "variance" if scale == "variance" else "stddev"), torch.full((1, 2, 3), expected)
         )
         torch.testing.assert_close(q(y).mean, torch.full((1, 2, 3), 3.0))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"layers": []}, "model.layers is empty"),
-        ({"layers": [{"latent": 2, "kernel": 4}]}, "kernel=4 must be odd"),
-        ({"layers": [{"latent": 2, "blocks": 0}]}, "blocks=0 must be at least 1"),
-        ({"scale": "std"}, "model.scale='std' is not one of"),
-    ],
-)
-def test_a_model_that_cannot_be_is_refused_in_one_line(change, message):
-    options = {"shape": (1, 6, 5), "layers": SPECS[:1], "likelihood": Bernoulli()} | change
-    with pytest.raises(UserError, match=message) as error:
-        BottomUpVAE(**options)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(("ks", "samples"), [([4], [1]), ([-1], [1]), ([0, 1], [1])])
-def test_levels_outside_the_hierarchy_are_refused(ks, samples):
-    model, y, index = network(3, False)
-    with pytest.raises(ValueError, match="do not fit a hierarchy of 3 layers"):
-        model.bounds(y, ExampleNoise(0, index), ks, samples)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
-from oodgen.errors import UserError
 from oodgen.models.density import Bound, Hierarchy
 from oodgen.models.gaussian import merge
 from oodgen.models.hierarchy import BottomUpVAE
@@ -237,26 +236,3 @@ def test_no_bound_exceeds_log_p_and_the_weights_of_every_level_average_to_p():
 
 
 # --- mistakes ---
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"layers": []}, "model.layers is empty"),
-        ({"layers": [{"latent": 2, "kernel": 4}]}, "kernel=4 must be odd"),
-        ({"scale": "std"}, "model.scale='std' is not one of"),
-        ({"shape": (30,)}, r"model.shape=\[30\] is not that of an image"),
-    ],
-)
-def test_a_model_that_cannot_be_is_refused_in_one_line(change, message):
-    options = {"shape": (1, 6, 5), "layers": SPECS[:1], "likelihood": Bernoulli()} | change
-    with pytest.raises(UserError, match=message) as error:
-        LadderVAE(**options)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(("ks", "samples"), [([4], [1]), ([-1], [1]), ([0, 1], [1])])
-def test_levels_outside_the_hierarchy_are_refused(ks, samples):
-    model, y, index = network(3)
-    with pytest.raises(ValueError, match="do not fit a hierarchy of 3 layers"):
-        model.bounds(y, ExampleNoise(0, index), ks, samples)
