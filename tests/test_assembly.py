@@ -43,7 +43,13 @@ def weights(folder, name="last"):
 
 
 def test_assembled_is_trained_together(run):
-    members = [run(*SINGLE, f"seed={seed}")[0] for seed in (0, 1)]
+    members = [run(*SINGLE, "seed=0")[0]]
+    apart, third = run(*TOGETHER, "method.how=apart")
+    made = {path: path.stat().st_mtime_ns for path in apart.parent.glob("*/checkpoints/last.ckpt")}
+    assert len(made) == 3  # the second member's own is among them, and its command finds it
+    members.append(run(*SINGLE, "seed=1")[0])
+    assert all(path.stat().st_mtime_ns == then for path, then in made.items())
+    assert {path.parts[-3] for path in made} == {apart.name, *(member.name for member in members)}
     trained, one = run(*TOGETHER)
     for m, member in enumerate(members):
         for key, value in weights(member).items():
@@ -55,6 +61,7 @@ def test_assembled_is_trained_together(run):
     assert {path.stem for path in (assembled / "checkpoints").iterdir()} == {"last", "best"}
     mine, theirs = weights(assembled), weights(trained)
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert all(torch.equal(weights(apart)[key], theirs[key]) for key in theirs)
     for scores in sorted((one / "scores").iterdir()):
         assert scores.read_text() == (other / "scores" / scores.name).read_text()
     rows = [
@@ -69,6 +76,9 @@ def test_assembled_is_trained_together(run):
     facts = json.loads((other / "record.json").read_text())
     assert facts["training"]["how"] == "assembled" and list(facts["training"]["inputs"]) == [m.name for m in members]
     assert json.loads((one / "record.json").read_text())["training"]["how"] == "sequential"
+    training = json.loads((third / "record.json").read_text())["training"]
+    assert (training["how"], training["steps"], training["members"]) == ("apart", 25, 2)
+    assert list(training["inputs"]) == [m.name for m in members]
     assert facts["model"]["parameters"] == 2 * sum(value.numel() for value in weights(members[0]).values())
 
     # the same command on another evaluation finds it; with a member trained again it does not

@@ -5,6 +5,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from oodgen import record
+from oodgen.assembly import alone
 from oodgen.data.module import OODDataModule
 from oodgen.data.resident import Batch
 from oodgen.errors import UserError
@@ -37,6 +39,21 @@ def test_each_member_starts_as_the_single_model_of_its_seed():
             assert torch.equal(member.state_dict()[key], value), key
     assert isinstance(made.data, OODDataModule) and made.data.members == 2
     assert made.data.train_dataloader().batch(0).x.shape == (2, 4, 1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("together", "single"),
+    [
+        *((f"{data}_wgan_ensemble", f"{data}_wgan") for data in ("mnist", "fashion_mnist", "cifar10")),
+        ("fashion_mnist_vae_ensemble", "fashion_mnist_vae"),
+        ("credit_fraud_vae_ensemble", "credit_fraud_vae"),
+    ],
+)
+def test_a_members_own_training_is_that_of_the_single_models_command(together, single):
+    whole = config(f"+experiment={together}", "seed=2")
+    own = record.fingerprint(config(f"+experiment={single}", "seed=2004"))
+    assert record.fingerprint(alone(whole, 5)) == own
+    assert record.fingerprint(alone(whole, 4)) != own
 
 
 def test_an_argument_of_a_member_that_does_not_fit_is_named():

@@ -13,6 +13,13 @@ from oodgen.paths import config_dir
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
 GROUPS = {"dataset": "data.inlier", "probe": "probes.bounds", "score": "scores"}
+# five trainings each, one after the other: as many parts and as large as it takes to see that they run
+SMALLER = {
+    **dict.fromkeys(
+        ("cifar10_wgan_ensemble", "fashion_mnist_wgan_ensemble", "mnist_wgan_ensemble"), ("method.size=2",)
+    ),
+    "cifar10_glow_ensemble": ("method.size=2", "model.steps=2", "model.hidden=16"),
+}
 SWEEPS = sorted(path.stem for path in (config_dir() / "sweep").glob("*.yaml"))
 
 
@@ -62,7 +69,7 @@ def test_every_sweep_is_over_experiments_and_options_that_are_there(sweep):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs(command, tmp_path, monkeypatch, experiment):
     monkeypatch.chdir(tmp_path)
-    arguments = [f"+experiment={experiment}", "smoke=true", "data.root=nowhere"]
+    arguments = [f"+experiment={experiment}", "smoke=true", "data.root=nowhere", *SMALLER.get(experiment, ())]
     for missing in _misses(experiment):
         (tmp_path / missing).mkdir()
         Image.new("RGB", (40, 40)).save(tmp_path / missing / "one.png")

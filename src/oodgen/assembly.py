@@ -1,7 +1,7 @@
-"""An ensemble out of finished trainings: nothing is trained, each member's weights are those of a run."""
+"""An ensemble out of finished trainings: each member's weights are those of a run, and nothing else is trained."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,37 @@ from torch import nn
 from oodgen import record
 from oodgen.checkpoints import find, load_weights, save_weights
 from oodgen.errors import UserError
+from oodgen.noise import member_seed
 
-__all__ = ["assemble", "check_unchanged"]
+__all__ = ["alone", "assemble", "check_unchanged"]
 
 # What must be alike beside the model, or a member would have trained on what others calibrate on.
 DATA = ("inlier", "auxiliary", "negative", "validation", "calibration", "grey", "size", "scale")
 
 
-def assemble(model: nn.Module, config: Mapping[str, Any], folder: Path, data: str) -> dict[str, Any]:
+def alone(config: Mapping[str, Any], member: int) -> dict[str, Any]:
+    """The config of a member's own training: that of the single model of its seed, with nothing to ask or to score.
+
+    Arguments:
+        config: The ensemble's resolved config.
+        member: 1 the first.
+    """
+    seed = member_seed(config["seed"], member)
+    method = {key: value for key, value in config["method"]["member"].items() if key != "_fresh_"} | {"seed": seed}
+    data = {key: value for key, value in config["data"].items() if key != "members"} | {"seed": seed}
+    nothing: dict[str, Any] = {"probes": {}, "scores": {}, "controls": {}, "means": {}, "oracle": {}, "logger": {}}
+    return {**config, **nothing, "method": method, "data": data, "seed": seed}
+
+
+def assemble(
+    model: nn.Module, config: Mapping[str, Any], inputs: Sequence[str], folder: Path, data: str
+) -> dict[str, Any]:
     """Load every member and write the ensemble's checkpoints, of each name that all of the trainings have.
 
     Arguments:
         model: The ensemble.
-        config: The resolved config; `method.inputs` names the trainings, folders beside `folder`.
+        config: The resolved config.
+        inputs: Names of the trainings, folders beside `folder`.
         folder: The ensemble's own training directory.
         data: Digest of the training data.
 
@@ -34,7 +52,7 @@ def assemble(model: nn.Module, config: Mapping[str, Any], folder: Path, data: st
         UserError: a training is missing, not finished or diverged, or it trained another architecture or on other data;
             names it.
     """
-    start, runs = time.perf_counter(), [folder.parent / name for name in config["method"]["inputs"]]
+    start, runs = time.perf_counter(), [folder.parent / name for name in inputs]
     dates = {run.name: _checked(run, config, data) for run in runs}
     names = set.intersection(*({path.stem for path in (run / "checkpoints").glob("*.ckpt")} for run in runs))
     for name in sorted(names | {config["checkpoint"]}):

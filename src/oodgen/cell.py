@@ -134,17 +134,42 @@ def _train(parts: Parts, folder: Path, loggers: list[Any]) -> dict[str, Any]:
             write_text(made, json.dumps(now, indent=1))
         callbacks = [build(callback, f"callbacks.{name}") for name, callback in config["callbacks"].items()]
         options = (config["trainer"], callbacks, loggers, config["snapshots"])
-        try:
-            if config["method"].get("inputs"):
-                cost = assembly.assemble(parts.method.model, config, folder, parts.data.sha256)
-            else:
+        if inputs := config["method"].get("inputs"):
+            cost = assembly.assemble(parts.method.model, config, inputs, folder, parts.data.sha256)
+        elif getattr(parts.method, "apart", False):
+            costs = _members(config, folder)
+            cost = assembly.assemble(parts.method.model, config, list(costs), folder, parts.data.sha256)
+            one = next(iter(costs.values()))
+            spent = sum(own["seconds"] for own in costs.values()) + cost["seconds"]
+            cost |= {"how": "apart", "seconds": spent, "steps": one["steps"], "epochs": one["epochs"]}
+        else:
+            try:
                 cost = fit(parts.method, parts.data, folder, parts.device, *options)
-        except Diverged as error:
-            good = f"the last good checkpoint is {last}" if last.is_file() else "there was no checkpoint yet"
-            raise Diverged(f"{error}; {good}. A smaller learning rate or clipped gradients may help") from error
+            except Diverged as error:
+                good = f"the last good checkpoint is {last}" if last.is_file() else "there was no checkpoint yet"
+                raise Diverged(f"{error}; {good}. A smaller learning rate or clipped gradients may help") from error
         now |= {"cost": cost, "device": asdict(parts.device), "peak_memory_mb": record.provenance()["peak_memory_mb"]}
         write_text(made, json.dumps(now, indent=1))
     return cost
+
+
+def _members(config: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+    """Leave every member's own training beside the ensemble's, found or made; their names and what each cost."""
+    costs = {}
+    for i in range(1, config["method"]["size"] + 1):
+        own = assembly.alone(config, i)
+        name = record.fingerprint(own)
+        # an ensemble that starts over is assembled anew; of its members only one that diverged is trained again
+        lost = record.read_state(folder.parent / name)["state"] == "diverged"
+        parts = assemble(own | {"retrain": config["retrain"] and lost})
+        parts.data.setup()
+        log.info("member %d of %d, seed %d: %s", i, config["method"]["size"], own["seed"], folder.parent / name)
+        with record.locked(folder.parent / name, wait=True):
+            try:
+                costs[name] = _train(parts, folder.parent / name, [])
+            except Diverged as error:
+                raise Diverged(f"member {i}: {error}") from error
+    return costs
 
 
 def _write_record(

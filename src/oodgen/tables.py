@@ -196,6 +196,7 @@ def gloss(score: str) -> str:
         "kl": "KL of the posterior from the prior",
         "rate": "KL of the posterior from the prior",
         "d": "critic's value, negated",
+        "var_d": "variance of the critics' values",
         "mse": "squared error of the reconstruction",
         "psnr": "PSNR of the reconstruction, dB",
         "ssim": "SSIM of the reconstruction",

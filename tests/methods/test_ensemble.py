@@ -346,7 +346,7 @@ def test_a_gpu_stacks_what_can_be_stacked(monkeypatch, caplog, model, used):
 
 
 def test_wrong_options_are_one_line():
-    with pytest.raises(UserError, match=r"method.how='fast' is not one of: auto, sequential, stacked"):
+    with pytest.raises(UserError, match=r"method.how='fast' is not one of: auto, sequential, stacked, apart"):
         ensemble("fast")
     with pytest.raises(UserError, match="at least 2"):
         GenerativeEnsemble(METHODS["likelihood"], 1)
@@ -354,11 +354,19 @@ def test_wrong_options_are_one_line():
         ensemble(inputs=["a", "b"])
     with pytest.raises(UserError, match=r"method.inputs names 2 trainings"):
         ensemble(inputs=["a", "b", "a"])
-    with pytest.raises(UserError, match=r"NegativeSampling .* steps of its own.*method.inputs="):
-        ensemble(make=lambda seed: NegativeSampling(vae(), adam, "generated", seed=seed))
-    assert (
-        len(ensemble(make=lambda seed: NegativeSampling(vae(), adam, "generated"), inputs=["a", "b", "c"]).methods) == M
-    )
+
+
+def test_members_that_take_steps_of_their_own_train_apart():
+    def game(seed):
+        return NegativeSampling(vae(), adam, "generated", seed=seed)
+
+    assert ensemble(make=game).apart and ensemble("apart").apart and not ensemble().apart
+    assert not ensemble(make=game, inputs=["a", "b", "c"]).apart
+    for how in ("sequential", "stacked"):
+        with pytest.raises(UserError, match=r"NegativeSampling .* steps of its own.*method.how=apart"):
+            ensemble(how, make=game)
+    with pytest.raises(UserError, match=r"method.drop .* training that all share"):
+        ensemble(make=game, drop=True)
 
 
 def test_data_of_a_single_model_are_refused(fit):

@@ -20,7 +20,7 @@ __all__ = ["GenerativeEnsemble"]
 
 log = logging.getLogger(__name__)
 
-WAYS = ("auto", "sequential", "stacked")
+WAYS = ("auto", "sequential", "stacked", "apart")
 
 
 class GenerativeEnsemble(Method):
@@ -38,12 +38,15 @@ class GenerativeEnsemble(Method):
             where `python -m oodgen.bench --only ensemble` found stacking 0.8 times as fast at batch 128 and 1.1 times
             at 32, and stacked on a GPU, whose launches the members then share (not measured), unless that fails.
             No choice is timed at run time, or two runs of one command could differ. The record says which it was.
+            "apart": each member is a training of its own, the one that its method's command for a single model makes,
+            found if that has been given already; then they are assembled. "auto" is that where the member's method
+            takes optimiser steps of its own, as where two networks take turns.
         drop: Go on without a member that diverges, as long as two remain; otherwise it ends the training.
         inputs: Names of finished trainings of single models, folders in runs/train, to assemble instead of training.
 
     Raises:
-        UserError: `how` is none of these; `inputs` are not M different ones; the data do not serve M members; the
-            member's method takes optimiser steps of its own, as where two networks take turns.
+        UserError: `how` is none of these, or not to be had with such a member; `inputs` are not M different ones; the
+            data do not serve M members; `drop` where the members do not train together.
         Diverged: a term of a member's loss, a gradient or a weight is not finite; names the member.
 
     Source: Choi, Jang, Alemi 2019, section 2 (papers/generative_ensembles, section 1).
@@ -57,7 +60,7 @@ class GenerativeEnsemble(Method):
         member: Callable[..., Method],
         size: int = 5,
         seed: int = 0,
-        how: Literal["auto", "sequential", "stacked"] = "auto",
+        how: Literal["auto", "sequential", "stacked", "apart"] = "auto",
         drop: bool = False,
         inputs: Sequence[str] | None = None,
     ) -> None:
@@ -70,11 +73,15 @@ class GenerativeEnsemble(Method):
             torch.manual_seed(own)
             methods.append(member(seed=own))
         super().__init__(Ensemble([method.model for method in methods]), methods[0].optimizer, seed)  # type: ignore[arg-type]
-        if inputs is None and not methods[0].automatic_optimization:
+        turns = not methods[0].automatic_optimization
+        if turns and how in ("sequential", "stacked"):
             raise UserError(
                 f"{type(methods[0]).__name__} as configured takes optimiser steps of its own, in which members do not "
-                "join; train each by itself with a seed of its own, and assemble them with method.inputs=[NAME,...]"
+                "join; method.how=apart trains each by itself"
             )
+        self.apart = inputs is None and (how == "apart" or turns)
+        if self.apart and drop:
+            raise UserError("method.drop lets go of a member of a training that all share; here each has its own")
         self.methods = tuple(methods)  # no ModuleList: the weights belong to the ensemble
         self.how, self.drop = how, drop
         self.used: str | None = None  # the way in which steps were computed
