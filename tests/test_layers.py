@@ -61,6 +61,7 @@ ALLOWED = {
         *EVERYBODY, "metrics", "record", "device", "models.density", "probes.probe", "data.module", "data.resident",
         "tables",
     ],
+    "accuracy": [*EVERYBODY, "metrics", "data.module", "scores.classifier", "tables"],
     "attack": [
         *EVERYBODY, "models.density", "models.ensemble", "evaluate", "data.adversarial", "data.module", "data.resident",
     ],

@@ -73,6 +73,11 @@ def test_test_sets_begin_with_the_inlier(make):
     assert not np.array_equal(sets["other"].x, sets["own"].x)
 
 
+def test_labels_are_limited_with_their_examples(make):
+    whole, part = (make(limit=limit).test_sets()["own"] for limit in (None, 7))
+    assert len(part.y) == 7 and np.array_equal(whole.x[part.y], part.x)  # of which labels are the numbers
+
+
 def test_a_limit_takes_a_seeded_part_in_order(make):
     whole, part = (make(limit=limit).test_sets()["own"].x for limit in (None, 7))
     places = [int(np.flatnonzero((whole == x).all((1, 2, 3)))[0]) for x in part]

@@ -123,7 +123,15 @@ def test_what_is_printed_as_bits_and_is_nats_answers_to_nats():
 
 def test_true_bits_stay_bits(tmp_path):
     (item,) = paper(tmp_path, metric="bpd", score=None, split="in_test")
-    assert (item.metric, item.out) == ("bpd", "mnist")
+    assert (item.metric, item.score, item.out) == ("bpd", "l>0", "mnist")
+
+
+def test_an_accuracy_is_that_of_the_most_probable_class():
+    numbers = printed.read_paper(EXPERIMENTS / "generative_ensembles" / "paper.yaml")
+    (cell,) = tables.aggregate([row("class", 0.7, out="cifar10", metric="accuracy")._replace(inlier="cifar10")])
+    assert [(p.value, p.table) for p in printed.lookup(numbers, cell, "vib")] == [(0.757, "text")]
+    table = printed.beside([cell], numbers, "vib")
+    assert (table.head[-1], table.lines[0].entries[-1].text) == ("ACCURACY paper", "0.757")
 
 
 def test_an_average_answers_to_the_mean_of_its_own_name_and_grey_sets_to_theirs():

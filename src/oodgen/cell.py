@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 
 from oodgen import assembly, attack, board, evaluate, page, record
+from oodgen.accuracy import accuracy
 from oodgen.calibration import calibrate
 from oodgen.checkpoints import find, load_weights
 from oodgen.data.module import TestSet
@@ -72,17 +73,20 @@ def _run(parts: Parts, folder: Path, overrides: Sequence[str]) -> None:
         scores = evaluate.fit_scores(parts.scores, evaluate.collect(witness, parts.probes, data.held["validation"]))
         calibrate(witness, parts.probes, data, folder)
         sets |= attack.craft(witness, data.attacks, sets[data.inlier.name])
+        who = (config["name"], fingerprint, config["seed"])
         values: dict[str, dict[str, np.ndarray]] = {}
         means: dict[str, dict[str, np.ndarray]] = {}
         for name, test in sets.items():
             evidence = evaluate.collect(witness, parts.probes, test)
             values[name], means[name] = evaluate.score(scores, evidence), evaluate.score(parts.means, evidence)
             evaluate.check(values[name] | means[name], name)
+            if name == data.inlier.name:
+                right = accuracy(who, evidence, test)
             log.info("scored %s (%d examples)", name, len(test.x))
-        who = (config["name"], fingerprint, config["seed"])
         width = getattr(model, "bin", None)
         rows = evaluate.rows(who, values, int(np.prod(data.shape)), config["oracle"], means, width)
         rows += usage(witness, who, sets)
+        rows += right
         evaluate.write_scores(folder / "scores", values)
         evaluate.write_rows(folder / "results.csv", rows)
         with whole(folder / "reconstructions.npz") as temporary, temporary.open("wb") as file:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from oodgen.errors import UserError
 
-__all__ = ["METRICS", "Interval", "auprc", "auroc", "bootstrap", "fpr_at_tpr"]
+__all__ = ["METRICS", "Interval", "auprc", "auroc", "bootstrap", "fpr_at_tpr", "share"]
 
 Scores = ArrayLike | Tensor
 Curve = NDArray[np.float64]
@@ -92,6 +92,19 @@ def bootstrap(inlier: Scores, out: Scores, resamples: int = 1000, seed: int = 0)
         low, high = np.quantile(np.concatenate(draws[name]), [0.025, 0.975])
         intervals[name] = Interval(float(metric(full)), float(low), float(high))
     return intervals
+
+
+def share(hits: int, count: int, resamples: int = 1000, seed: int = 0) -> Interval:
+    """A share of examples with its 95 % percentile interval; the hits of a resample are binomial.
+
+    Arguments:
+        hits: How many of them.
+        count: N.
+        resamples, seed: See `bootstrap`.
+    """
+    drawn = np.random.default_rng(seed).binomial(count, hits / count, resamples) / count
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(hits / count, float(low), float(high))
 
 
 class _Roc(NamedTuple):

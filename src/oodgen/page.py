@@ -33,6 +33,7 @@ METRICS = {
     "nats": "Mean bound, nats",
     "nats_dim": "Mean negative bound, nats per dimension, as a density of pixels on [0, 1] (lower is better)",
     "mean": "Means over each set: reconstruction",
+    "accuracy": "Share of the inlier's test split whose class is the most probable one",
 }
 
 USAGE = {

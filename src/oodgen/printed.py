@@ -7,7 +7,8 @@ table's unit, answers to `nats_dim`. A number that is only averaged over a set (
 of that name. Grey copies of a set have its name. Papers do not tell `llr>1` from `llr>1 iw`, which takes the
 importance-weighted bound, so both find the same numbers. The sample count is not matched, since it is not part of a
 score's name here: every printed count is listed with its number. A number that two tables of a paper print alike is
-listed once. Percentages become fractions by the table's unit. A paper's `ap` is our `auprc`.
+listed once. Percentages become fractions by the table's unit. A paper's `ap` is our `auprc`. An `accuracy` is that of
+our score `class`, the class that a classifier finds most probable.
 """
 
 import math
@@ -127,13 +128,16 @@ def read_tables(path: Path) -> list[Printout]:
 def _item(paper: str, table: Mapping[str, Any], cell: Mapping[str, Any], unit: str, trained: Any) -> Printed:
     """A transcribed cell under our names, by the rule at the head of this file."""
     inlier, out, score, metric = cell["in"], cell["out"], cell["score"] or "", cell["metric"]
-    score = "l>0" if score in ("log_p", "bpd") else score
+    if score in ("log_p", "bpd") or (metric == "bpd" and not score):
+        score = "l>0"
+    elif metric == "accuracy":
+        score = score or "class"
     metric = "auprc" if metric == "ap" else metric
     if metric in AVERAGED:
         score, metric = metric, "mean"
         out = cell.get("eval_on") or out
     elif metric == "bpd" and unit.startswith("nats/dim"):
-        score, metric = score or "l>0", "nats_dim"
+        metric = "nats_dim"
         out = inlier if cell.get("split") == "in_test" else out
     inlier, out = inlier.removesuffix("_gray"), out.removesuffix("_gray")
     method = " ".join([cell["method"], *(f"{key}={cell[key]}" for key in QUALIFIERS if cell.get(key) is not None)])
@@ -191,7 +195,7 @@ def beside(cells: Sequence[Cell], printed: Sequence[Printed], method: str) -> Ta
         pair: {m: (cell, items) for m, cell in row.items() if (items := lookup(printed, cell, method))}
         for pair, row in ours.items()
     }
-    order = ("auroc", "auprc", "fpr80", "fpr95", "bpd", "nats_dim", "mean")
+    order = ("auroc", "auprc", "fpr80", "fpr95", "bpd", "nats_dim", "mean", "accuracy")
     metrics = [metric for metric in order if any(metric in row for row in matched.values())]
     outs = list(dict.fromkeys(out for out, _ in matched))
     lines = []

@@ -204,6 +204,7 @@ def gloss(score: str) -> str:
         "entropy": "entropy of the classes",
         "odin": "tempered maximum probability, perturbed",
         "mahalanobis": "distance of the features to a class",
+        "class": "the most probable class",
         "classifier": "logit of the known negatives",
         "llr_ada": "adaptive ratio",
         "llr_rule": "ratio, k chosen by the rule",

@@ -190,6 +190,8 @@ def test_a_killed_and_resumed_run_ends_like_a_straight_one_and_separates(command
     areas = {line.split(",")[3]: float(line.split(",")[5]) for line in scores[0] if ",auroc," in line}
     assert areas.keys() == {"msp", "entropy", "odin", "mahalanobis"}
     assert min(areas.values()) > 0.8, areas
+    (said,) = [line.split(",") for line in scores[0] if ",accuracy," in line]
+    assert said[1:5] == ["mnist", "mnist", "class", "accuracy"] and float(said[5]) > 0.8
     # a detector has what was fitted on the training examples, without them
     (folder,) = (path.parent for path in runs.glob("eval/*/*/results.csv"))
     written = np.genfromtxt(folder / "scores" / "kmnist.csv", delimiter=",", names=True)

@@ -172,7 +172,7 @@ class OODDataModule(pl.LightningDataModule):
         """Every set that is scored, the inlier's test split first; those apart that are made against the model."""
         if len(self.inlier.shape) == 1:
             self.setup()  # for the scale, and for what is trained with
-        sets = {name: test._replace(x=self._limited(test.x)) for name, test in self._tests().items()}
+        sets = {name: self._limited(test) for name, test in self._tests().items()}
         inlier = sets[self.inlier.name]
         for name, dataset in self.out.items():
             if isinstance(dataset, Transform):
@@ -232,10 +232,11 @@ class OODDataModule(pl.LightningDataModule):
                         f"trained with; leave {name} out, or test with the other part of {stream.name}"
                     )
 
-    def _limited(self, x: np.ndarray) -> np.ndarray:
-        if self.limit is None or len(x) <= self.limit:
-            return x
-        return x[np.sort(np.random.default_rng(0).permutation(len(x))[: self.limit])]
+    def _limited(self, test: TestSet) -> TestSet:
+        if self.limit is None or len(test.x) <= self.limit:
+            return test
+        kept = np.sort(np.random.default_rng(0).permutation(len(test.x))[: self.limit])
+        return test._replace(x=test.x[kept], y=None if test.y is None else test.y[kept])
 
     def _load(self, dataset: Dataset, split: str) -> TestSet:
         if self.smoke:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["entropy", "logit", "max_probability"]
+__all__ = ["entropy", "logit", "max_probability", "most_probable"]
 
 
 def max_probability(evidence: Mapping[str, Tensor], probe: str = "classifier") -> Tensor:
@@ -27,6 +27,11 @@ def max_probability(evidence: Mapping[str, Tensor], probe: str = "classifier") -
 def entropy(evidence: Mapping[str, Tensor], probe: str = "classifier") -> Tensor:
     r"""$-\sum_c p(c | x) \log p(c | x)$, in nats."""
     return torch.special.entr(_probabilities(evidence[f"{probe}/logits"])).sum(0)
+
+
+def most_probable(evidence: Mapping[str, Tensor], probe: str = "classifier") -> Tensor:
+    r"""$\arg\max_c p(c | x)$, the class itself, (N,): no score, but what is right or wrong."""
+    return _probabilities(evidence[f"{probe}/logits"]).argmax(0)
 
 
 def logit(evidence: Mapping[str, Tensor], probe: str = "classifier") -> Tensor:
