@@ -47,6 +47,7 @@ def test_each_member_starts_as_the_single_model_of_its_seed():
         *((f"{data}_wgan_ensemble", f"{data}_wgan") for data in ("mnist", "fashion_mnist", "cifar10")),
         ("fashion_mnist_vae_ensemble", "fashion_mnist_vae"),
         ("credit_fraud_vae_ensemble", "credit_fraud_vae"),
+        ("cifar10_glow_ensemble", "cifar_svhn_glow"),
     ],
 )
 def test_a_members_own_training_is_that_of_the_single_models_command(together, single):

@@ -13,7 +13,7 @@ from oodgen.paths import config_dir
 
 NAN = math.nan
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-PAPERS = ("bpvae", "negative_sampling")
+PAPERS = ("bpvae", "generative_ensembles", "negative_sampling")
 
 
 @cache
@@ -292,23 +292,43 @@ def test_every_experiments_method_is_one_that_its_paper_prints():
         assert config["paper_method"] in methods, name
 
 
+def fills(config):
+    """The numbers that a run of an experiment gives, as a paper's are named."""
+    data, inlier = config["data"], config["data"]["inlier"]["_target_"].rpartition(".")[2]
+    metrics = {
+        **dict.fromkeys(config["scores"], ("auroc", "auprc", "fpr95")),
+        **dict.fromkeys(config["means"], ("mean",)),
+    }
+    if "l>0" in metrics:
+        metrics["l>0"] = (*metrics["l>0"], "nats_dim", "bpd")
+    if any(probe["_target_"].endswith(".Logits") for probe in config["probes"].values()):
+        metrics["class"] = ("accuracy",)
+    return {
+        (inlier, out, config["paper_method"], score, metric)
+        for out in (inlier, *data["out"])
+        for score, several in metrics.items()
+        for metric in several
+    }
+
+
+def own_numbers(tables):
+    return [(i.inlier, i.out, i.method, i.score, i.metric) for t in tables for i in t.items if not i.quoted]
+
+
 @pytest.mark.parametrize("slug", PAPERS)
 def test_every_number_that_a_paper_ran_is_filled_by_an_experiment(slug):
-    fills = set()
-    for config in configs().values():
-        if config["paper"] == slug:
-            data, inlier = config["data"], config["data"]["inlier"]["_target_"].rpartition(".")[2]
-            metrics = {
-                **dict.fromkeys(config["scores"], ("auroc", "auprc")),
-                **dict.fromkeys(config["means"], ("mean",)),
-            }
-            metrics["l>0"] = ("auroc", "auprc", "nats_dim")
-            fills |= {
-                (inlier, out, config["paper_method"], score, metric)
-                for out in (inlier, *data["out"])
-                for score, several in metrics.items()
-                for metric in several
-            }
-    own = [item for table in printouts(slug).values() for item in table.items if not item.quoted]
-    assert len(own) == {"bpvae": 20, "negative_sampling": 106}[slug], "as many as the papers' tables hold"
-    assert not {(i.inlier, i.out, i.method, i.score, i.metric) for i in own} - fills
+    filled = set().union(*(fills(config) for config in configs().values() if config["paper"] == slug))
+    own = own_numbers(printouts(slug).values())
+    held = {"bpvae": 20, "negative_sampling": 106, "generative_ensembles": 140}
+    assert len(own) == held[slug], "as many as the papers' tables hold"
+    assert not set(own) - filled
+
+
+@pytest.mark.parametrize("table", ["table2", "table3", "text"])
+def test_a_tables_sweep_fills_it(table):
+    sweep = OmegaConf.load(config_dir() / "sweep" / f"generative_ensembles_{table}.yaml")
+    asked = sweep.hydra.sweeper.params["+experiment"].split(",")
+    filled = [fills(configs()[name]) for name in asked]
+    wanted = set(own_numbers([printouts("generative_ensembles")[table]]))
+    assert not wanted - set().union(*filled)
+    assert all(wanted & numbers for numbers in filled), "an experiment that fills nothing of the table"
