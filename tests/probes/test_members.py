@@ -1,6 +1,6 @@
 """Members are asked one by one, each with its own noise, and their evidence stacked, whatever the question."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -49,6 +49,44 @@ def test_noise_is_each_members_own_and_the_firsts_that_of_a_single_model(model, 
     assert (found[0] != found[1]).all()
     assert torch.equal(found[0], Bounds()(model.members[0], x, ExampleNoise(0, INDEX))["iw"])
     assert [member_seed(seed, i) for seed in (0, 3) for i in (1, 2)] == [0, 1, 3000, 3001]
+
+
+@dataclass(frozen=True)
+class Distance:
+    """From the mean of what was trained on, plus a little noise: the least that needs a reference."""
+
+    fitted: dict | None = field(default=None, repr=False)
+
+    def batch(self, model):
+        return 3
+
+    def see(self, model, x, noise):
+        return model.scale * x.float().mean((1, 2, 3)) + noise.normal("d", (1, len(x)), x.device)[0]
+
+    def fit(self, model, examples):
+        seen = torch.cat([self.see(model, x, noise) + y for x, y, noise in examples])
+        return replace(self, fitted={"mean": seen.mean()})
+
+    def __call__(self, model, x, noise):
+        return {"distance": self.see(model, x, noise) - self.fitted["mean"]}
+
+
+@torch.inference_mode()
+def test_a_probe_that_needs_a_reference_is_fitted_for_each_member(x):
+    model, y = Ensemble([Critic(1.0), Critic(2.0), Critic(-1.0)]), torch.arange(4)
+    model.alive[1] = False
+    batches = [(x[part], y[part], ExampleNoise(4, INDEX[part])) for part in (slice(0, 3), slice(3, 4))]
+    made = Members(Distance()).fit(model, iter(batches))
+    found = made(model, x, ExampleNoise(4, INDEX))["distance"]
+    for row, m in enumerate((0, 2)):
+        noise = ExampleNoise(4000 + m, INDEX)
+        alone = Distance().fit(model.members[m], [(x, y, noise)])
+        torch.testing.assert_close(found[row], alone(model.members[m], x, noise)["distance"])
+    assert made.fitted["mean"].shape == (2,) and repr(made) == repr(Members(Distance()))
+    # as a detector puts it together again
+    again = replace(Members(Distance()), fitted=made.fitted)
+    assert torch.equal(again(model, x, ExampleNoise(4, INDEX))["distance"], found)
+    assert Members(Bounds()).fit is None
 
 
 @torch.inference_mode()

@@ -1,8 +1,11 @@
 """A probe of single models, asked of every member of an ensemble."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from oodgen.models.ensemble import Ensemble
 from oodgen.noise import ExampleNoise, member_seed
@@ -15,20 +18,42 @@ __all__ = ["Members"]
 class Members:
     """The evidence of each member that counts, stacked along a leading axis: what one says as (..., N) is (M, ..., N).
 
-    Each member is asked with noise of its own, of `member_seed`: the first one with that of a single model.
+    Each member is asked with noise of its own, of `member_seed`: the first one with that of a single model. A probe
+    that needs a reference is fitted for each member by itself, with that noise too.
 
     Arguments:
         probe: The question to each.
+        fitted: What the probe took from its reference, for each member that counts, (M, ...), from `fit`.
     """
 
     probe: Probe
+    fitted: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     needs = Ensemble
 
     def batch(self, model: Ensemble) -> int:
         return self.probe.batch(next(iter(model.there().values())))
 
-    def __call__(self, model: Ensemble, x: torch.Tensor, noise: ExampleNoise) -> Evidence:
-        said = []
-        for i, member in model.there().items():
-            said.append(self.probe(member, x, ExampleNoise(member_seed(noise.seed, i), noise.index, noise.first)))
+    @property
+    def fit(self) -> Callable[..., "Members"] | None:
+        """As `oodgen.probes.probe.Probe` says; None where the probe needs no reference."""
+        return self._fit if callable(getattr(self.probe, "fit", None)) else None
+
+    def _fit(self, model: Ensemble, examples: Iterable[tuple[Tensor, Tensor | None, ExampleNoise]]) -> "Members":
+        given, probe = list(examples), cast(Any, self.probe)  # as stored: each member passes over them
+        found = [
+            probe.fit(member, ((x, y, _own(noise, i)) for x, y, noise in given)).fitted
+            for i, member in model.there().items()
+        ]
+        return replace(self, fitted={name: torch.stack([one[name] for one in found]) for name in found[0]})
+
+    def __call__(self, model: Ensemble, x: Tensor, noise: ExampleNoise) -> Evidence:
+        said, whole = [], cast(Any, self.probe)
+        for row, (i, member) in enumerate(model.there().items()):
+            own = {name: value[row] for name, value in self.fitted.items()}
+            probe = replace(whole, fitted=own) if own else whole
+            said.append(probe(member, x, _own(noise, i)))
         return {name: torch.stack([one[name] for one in said]) for name in said[0]}
+
+
+def _own(noise: ExampleNoise, member: int) -> ExampleNoise:
+    return ExampleNoise(member_seed(noise.seed, member), noise.index, noise.first)
