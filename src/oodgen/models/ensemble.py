@@ -50,6 +50,3 @@ class Ensemble(nn.Module):
     def there(self) -> dict[int, nn.Module]:
         """The members that count by their number, 1 the first."""
         return {i: member for i, member in enumerate(self.members, 1) if self.alive[i - 1]}
-
-    def compile(self, *args: object, **kwargs: object) -> None:
-        raise UserError("device.compile compiles one model, not the members of an ensemble; leave it out")
