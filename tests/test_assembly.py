@@ -116,3 +116,18 @@ def test_what_cannot_be_a_member(run):
     assert "was trained on other data (another, now " in refused()
     (other / "provenance.json").write_text(json.dumps(made))
     assert "no checkpoint 'last'" in refused()
+
+
+def test_a_member_that_diverged_apart_is_named_and_it_alone_starts_over(run):
+    asked = (*TOGETHER, "method.how=apart")
+    apart, evaluation = run(*asked)
+    first, second = json.loads((evaluation / "record.json").read_text())["training"]["inputs"]
+    (apart.parent / second / "state.json").write_text(json.dumps({"state": "diverged", "why": "the bound fell"}))
+    (apart / "state.json").write_text(json.dumps({"state": "failed", "why": "interrupted"}))
+    line = run.fails(*asked, "eval_seed=1")
+    assert "member 2: the bound fell (found in " in line and second in line
+    last = [apart.parent / name / "checkpoints" / "last.ckpt" for name in (first, second)]
+    then = [path.stat().st_mtime_ns for path in last]
+    run(*asked, "eval_seed=1", "retrain=true")
+    now = [path.stat().st_mtime_ns for path in last]
+    assert now[0] == then[0] and now[1] > then[1]
