@@ -10,9 +10,11 @@ from oodgen.data.module import TestSet as Examined
 from oodgen.device import Device
 from oodgen.errors import UserError
 from oodgen.models.classifier import DenseClassifier
+from oodgen.models.ensemble import Ensemble
 from oodgen.noise import ExampleNoise
 from oodgen.probes.baselines import ODIN, Mahalanobis
 from oodgen.probes.classifier import Logits
+from oodgen.probes.members import Members
 
 CENTRES = torch.tensor([[4.0, 0.0], [-4.0, 0.0], [0.0, 4.0]])
 
@@ -64,12 +66,18 @@ def fitted(model):
         return Mahalanobis().fit(model, [(x[:40], y[:40], noise(x[:40])), (x[40:], y[40:], noise(x[40:]))])
 
 
+def uncut(bias=30.0):
+    """One whose features no ReLU cuts, so that their scatter has full rank in float32."""
+    model = DenseClassifier((2,), 3, [2], dropout=0.0).eval()
+    with torch.no_grad():
+        model.trunk[0].weight.copy_(torch.tensor([[1.0, 0.5], [-0.5, 2.0]]))
+        model.trunk[0].bias.fill_(bias)
+    return model
+
+
 def test_mahalanobis_is_the_distance_written_out():
     (x, y), out = inliers(), outs(9)
-    model = DenseClassifier((2,), 3, [2], dropout=0.0).eval()
-    with torch.no_grad():  # features that no ReLU cuts, so that their scatter has full rank in float32
-        model.trunk[0].weight.copy_(torch.tensor([[1.0, 0.5], [-0.5, 2.0]]))
-        model.trunk[0].bias.fill_(30.0)
+    model = uncut()
     f, g = model.features(x).detach().double(), model.features(out).detach().double()
     means = torch.stack([f[y == k].mean(0) for k in range(3)])
     scatter = 1e-6 * torch.eye(2, dtype=torch.float64)
@@ -110,6 +118,19 @@ def test_evaluation_fits_on_what_was_trained_on(tmp_path):
     evidence = evaluate.collect(witness, probes, trained)
     assert evidence["m/distance"].shape == (60,) and evidence["logits/logits"].shape == (3, 60)
     torch.testing.assert_close(evidence["logits/logits"], model.logits(x).T)
+
+
+def test_evaluation_fits_each_member_of_an_ensemble(tmp_path):
+    (x, y), first, second = inliers(), uncut(), uncut(bias=2.0)  # the second's features are cut, yet not all
+    witness = evaluate.Witness(Ensemble([first, second]), "last", tmp_path, tmp_path, Device("cpu", "32"), 0)
+    trained = Examined(x.numpy(), "own", "train", "hash", y.numpy())
+    probes = evaluate.fit_probes(witness, {"members": Members(Mahalanobis())}, lambda: trained)
+    found = evaluate.collect(witness, probes, trained)["members/distance"]
+    for row, model in zip(found, (first, second), strict=True):
+        with torch.inference_mode():
+            alone = Mahalanobis().fit(model, [(x, y, noise(x))])(model, x, noise(x))["distance"]
+        torch.testing.assert_close(row, alone, rtol=1e-4, atol=1e-6)
+    assert not torch.equal(*found)
 
 
 @pytest.mark.parametrize("make", [ODIN, Mahalanobis])
