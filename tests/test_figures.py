@@ -79,6 +79,9 @@ def test_curves_skip_gaps_and_draw_what_there_is():
     (axis,) = figures.curves(metrics).axes
     assert lines(axis)["val bound"].tolist() == [[1, -8], [3, -6], [5, -5]]
     assert len(figures.curves({**metrics, "beta": step, "train/kl_1": step}).axes) == 3
+    (axis,) = figures.curves({"step": step, "train/log_py": step, "val/log_py": metrics["val/bound"]}).axes
+    assert set(lines(axis)) == {"train log py", "val log py"} and axis.get_title(loc="left") == "log p(y|x)"
+    assert axis.get_ylabel() == "nats"
     (axis,) = figures.curves({"step": step, "train/critic_gap": step, "val/critic_gap": metrics["val/bound"]}).axes
     assert set(lines(axis)) == {"train critic gap", "val critic gap"} and axis.get_title(loc="left") == "critic gap"
     assert figures.curves({"step": step, "lr": step}) is None

@@ -25,12 +25,12 @@ class Checkpoints(Callback):
     Arguments:
         folder: Where.
         seconds: Time between saves of last.ckpt within an epoch.
-        monitor: What makes a checkpoint the best, larger = better.
+        monitor: What makes a checkpoint the best, larger = better; None where nothing does.
         epochs: Epochs after which to keep a copy of the weights, from 1.
     """
 
     def __init__(
-        self, folder: Path, seconds: float = 30, monitor: str = "val/bound", epochs: Sequence[int] = ()
+        self, folder: Path, seconds: float = 30, monitor: str | None = "val/bound", epochs: Sequence[int] = ()
     ) -> None:
         self.folder, self.seconds, self.monitor, self.epochs = folder, seconds, monitor, tuple(epochs)
         self.best, self.step, self.saved_at = float("-inf"), 0, time.monotonic()
@@ -54,7 +54,7 @@ class Checkpoints(Callback):
             self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        value = trainer.callback_metrics.get(self.monitor)
+        value = None if self.monitor is None else trainer.callback_metrics.get(self.monitor)
         if value is not None and float(value) > self.best:
             self.best = float(value)
             self._save_weights(trainer, "best")

@@ -88,6 +88,7 @@ def workspace(project: str, entity: str = "", shown: Shown | None = None) -> "Wo
         ],
         "Training": [
             wr.LinePlot(title="bound (nats)", x=STEP, y=["train/bound", "val/bound"], ignore_outliers=True),
+            wr.LinePlot(title="log p(y|x) (nats)", x=STEP, y=["train/log_py", "val/log_py"], ignore_outliers=True),
             wr.LinePlot(title="log p(x|z) (nats)", x=STEP, y=["train/log_px", "val/log_px"], ignore_outliers=True),
             wr.LinePlot(title="KL of each level (nats)", x=STEP, metric_regex=r"train/kl_\d+", log_y=True),
             wr.LinePlot(title="KL of each level, validation (nats)", x=STEP, metric_regex=r"val/kl_\d+", log_y=True),

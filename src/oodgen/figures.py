@@ -213,15 +213,15 @@ def curves(metrics: Mapping[str, Array]) -> Figure | None:
 
     Arguments:
         metrics: column -> (rows,) with nan for gaps: step, train/bound, val/bound, train/kl_* (nats), beta; or
-            train/critic_gap, val/critic_gap.
+            log_py (nats) or critic_gap of both in the place of the bound.
     """
     filled = {name: v for name, values in metrics.items() if np.isfinite(v := np.asarray(values, dtype=float)).any()}
     if "step" not in filled:
         return None
     looks = (("train", "#9ca3af", 1.0), ("val", INK, 1.6))
     lines = {
-        what: [(name, c, w) for part, c, w in looks if (name := f"{part}/{what.replace(' ', '_')}") in filled]
-        for what in ("bound", "critic gap")
+        what: [(name, c, w) for part, c, w in looks if (name := f"{part}/{term}") in filled]
+        for what, term in (("bound", "bound"), ("log p(y|x)", "log_py"), ("critic gap", "critic_gap"))
     }
     kls = sorted(name for name in filled if name.startswith("train/kl_"))
     shown = [

@@ -56,20 +56,21 @@ def fit(
         Diverged: from the method.
     """
     _check(options, turns=not method.automatic_optimization)
-    if device.compile and type(method.model).forward is nn.Module.forward:
+    if device.compile and type(method.model).forward is nn.Module.forward:  # type: ignore[union-attr]
         name = type(method.model).__name__
         raise UserError(f"device.compile compiles a model's forward pass, and a {name} has none; leave it out")
     last = folder / "checkpoints" / "last.ckpt"
     resume = last if last.is_file() else None
     _quiet()
     terminal = sys.stderr.isatty()
+    monitor = f"val/{method.whole}" if method.ranks else None
     bar: list[Callback] = [TQDMProgressBar(refresh_rate=20)] if terminal else [_Lines()]
     try:
         trainer = pl.Trainer(
             **device.trainer(),
             **options,
             logger=[Curves(folder / "metrics.csv"), *loggers],
-            callbacks=[*bar, *callbacks, Checkpoints(folder / "checkpoints", epochs=snapshots)],
+            callbacks=[*bar, *callbacks, Checkpoints(folder / "checkpoints", monitor=monitor, epochs=snapshots)],
             enable_checkpointing=False,
             enable_progress_bar=terminal,
             enable_model_summary=False,
@@ -140,8 +141,8 @@ class _Lines(Callback):
         value = trainer.callback_metrics.get(f"val/{whole}")
         said = ""
         if value is not None:
-            words = f"{float(value):.2f} nats" if whole == "bound" else f"{float(value):.4g}"
-            said = f"validation {whole.replace('_', ' ')} {words}, "
+            words = f"{float(value):.2f} nats" if whole in ("bound", "log_py") else f"{float(value):.4g}"
+            said = f"validation {'log p(y|x)' if whole == 'log_py' else whole.replace('_', ' ')} {words}, "
         log.info("step %d: %s%.0f images/s", trainer.global_step, said, rate)
 
 

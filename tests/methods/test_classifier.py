@@ -1,5 +1,6 @@
 """Objectives with labels against their formulas; what lacks labels is refused; resuming changes nothing."""
 
+import csv
 from functools import partial
 from types import SimpleNamespace
 
@@ -39,7 +40,7 @@ def test_cross_entropy_and_accuracy_are_those_of_the_probabilities():
     p = method.model.logits(x).exp() / method.model.logits(x).exp().sum(1, keepdim=True)
     torch.testing.assert_close(loss, -p[torch.arange(6), LABELS].log().mean())
     assert terms["accuracy"].item() == pytest.approx((p.argmax(1) == LABELS).float().mean().item())
-    assert terms["bound"] == -loss
+    assert terms["log_py"] == -loss and method.whole == "log_py"
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
@@ -52,6 +53,7 @@ def test_the_bottleneck_pays_for_its_code(beta):
     expected = -logits.log_softmax(1)[torch.arange(6), LABELS].mean()
     torch.testing.assert_close(terms["cross_entropy"], expected)
     torch.testing.assert_close(loss, expected + beta * rate.mean())
+    assert terms["bound"] == -loss and method.whole == "bound"
 
 
 def natural(logits, y, weight):
@@ -128,7 +130,7 @@ def test_validation_has_no_dropout_and_the_same_noise_each_time(monkeypatch):
     for _ in range(2):
         method.validation_step(Batch(images(), torch.arange(6), y=LABELS), 0)
     assert logged[0] == logged[1] and logged[0][1] == 6
-    assert logged[0][0].keys() == {"val/cross_entropy", "val/accuracy", "val/bound"}
+    assert logged[0][0].keys() == {"val/cross_entropy", "val/accuracy", "val/log_py"}
 
 
 def separable(root, labels=True):
@@ -182,6 +184,10 @@ def test_a_killed_and_resumed_run_ends_like_a_straight_one_and_separates(command
         assert ended.code == 0, ended.err
         (path,) = runs.glob("train/*/checkpoints/last.ckpt")
         weights.append(torch.load(path, weights_only=True)["state_dict"])
+        curve = list(csv.DictReader((path.parents[1] / "metrics.csv").open()))
+        best = torch.load(path.with_name("best.ckpt"), weights_only=True)["global_step"]
+        validated = {int(row["step"]) + 1: float(row["val/log_py"]) for row in curve if row["val/log_py"]}
+        assert len(validated) == 3 and best == max(validated, key=validated.get)
         (path,) = runs.glob("eval/*/*/results.csv")
         scores.append([line.split(",", 2)[2] for line in path.read_text().splitlines()])
     assert weights[0].keys() == weights[1].keys()

@@ -20,8 +20,8 @@ __all__ = ["BinaryCrossEntropy", "CrossEntropy", "InformationBottleneck"]
 class CrossEntropy(Method):
     r"""Minimise $-\log p(y | x)$, softmax over the classes.
 
-    Curves: `cross_entropy` in nats and `accuracy`, of batches and of the validation part of the train split; `bound` is
-    the negative loss, by which checkpoint=best is chosen.
+    Curves: `cross_entropy` in nats and `accuracy`, of batches and of the validation part of the train split; `log_py`
+    is the negative loss, log p(y|x), by which checkpoint=best is chosen.
 
     Arguments:
         model: The classifier.
@@ -36,6 +36,7 @@ class CrossEntropy(Method):
     model: Any
     needs = Classifier
     such = "classifier_grey"
+    whole = "log_py"
 
     def initialise(self, batch: Batch) -> None:
         if batch.y is None:
@@ -57,7 +58,7 @@ class CrossEntropy(Method):
         assert batch.y is not None
         logits = self.model.logits(self.model.observe(batch.x, noise)).float()
         entropy = F.cross_entropy(logits, batch.y)
-        return entropy, {"cross_entropy": entropy, "accuracy": _accuracy(logits, batch.y), "bound": -entropy}
+        return entropy, {"cross_entropy": entropy, "accuracy": _accuracy(logits, batch.y), "log_py": -entropy}
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         _, terms = self.loss(batch, ExampleNoise(self.seed, batch.index))
@@ -66,6 +67,9 @@ class CrossEntropy(Method):
 
 class InformationBottleneck(CrossEntropy):
     r"""Minimise $-\log p(y | z) + \beta\, D_{KL}[q(z | x) \| p(z)]$, one draw $z \sim q(z | x)$ for each example.
+
+    Curves: `cross_entropy`, here $-\log p(y | z)$, `rate`, the KL, and `accuracy`; `bound` is the negative loss, below
+    $I(Z; Y) - \beta I(Z; X)$ less the labels' entropy, in nats, by which checkpoint=best is chosen.
 
     Arguments:
         model: The classifier with a code.
@@ -80,6 +84,7 @@ class InformationBottleneck(CrossEntropy):
 
     needs = Bottleneck
     such = "vib_grey"
+    whole = "bound"
 
     def __init__(
         self,
@@ -111,7 +116,7 @@ class BinaryCrossEntropy(Method):
     the data as they are, where a negative counts w times; here a batch of negatives goes with each batch of inliers, so
     that no batch is without. With $w = 1 / \rho$ both kinds weigh the same. "balanced" stands for that.
 
-    There is no validation: the negatives are all trained with.
+    `log_py` is the negative loss. There is no validation: the negatives are all trained with.
 
     Arguments:
         model: A classifier with one logit, large for negatives.
@@ -127,6 +132,7 @@ class BinaryCrossEntropy(Method):
     model: Any
     needs = Classifier
     such = "classifier_fraud"
+    whole = "log_py"
 
     def __init__(
         self,
@@ -172,7 +178,7 @@ class BinaryCrossEntropy(Method):
         inlier, negative = self.model.logits(y).float()[:, 0].split([len(batch.x), len(batch.negative)])
         entropy = F.softplus(inlier).mean() + self.weight * F.softplus(-negative).mean()
         accuracy = ((inlier < 0).float().mean() + (negative >= 0).float().mean()) / 2
-        return entropy, {"cross_entropy": entropy, "accuracy": accuracy, "bound": -entropy}
+        return entropy, {"cross_entropy": entropy, "accuracy": accuracy, "log_py": -entropy}
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Nothing: of the loss there would only be the part of the inliers, which calling nothing out makes zero."""

@@ -82,6 +82,7 @@ class GenerativeEnsemble(Method):
         self.apart = inputs is None and (how == "apart" or turns)
         if self.apart and drop:
             raise UserError("method.drop lets go of a member of a training that all share; here each has its own")
+        self.whole = methods[0].whole
         self.methods = tuple(methods)  # no ModuleList: the weights belong to the ensemble
         self.how, self.drop = how, drop
         self.used: str | None = None  # the way in which steps were computed
@@ -113,7 +114,9 @@ class GenerativeEnsemble(Method):
             for place, i in enumerate(there):
                 own = {name: term[place] for name, term in terms.items()}
                 self._guard(i, partial(self.methods[i - 1].check_terms, batch, own))
-        numbers = {f"bound_{i}": terms["bound"][place] for place, i in enumerate(there) if i not in self.dropped}
+        numbers = {
+            f"{self.whole}_{i}": terms[self.whole][place] for place, i in enumerate(there) if i not in self.dropped
+        }
         if len(numbers) < len(there):
             kept = [place for place, i in enumerate(there) if i not in self.dropped]
             losses, terms = losses[kept], {name: term[kept] for name, term in terms.items()}

@@ -38,6 +38,7 @@ class Method(pl.LightningModule):
         needs: The kind of model that it trains.
         such: The name of a model of that kind, for whoever gave another one.
         whole: The term of the loss that is made of the others, and that a validation states.
+        ranks: Whether a larger `whole` is better, so that the best checkpoint is chosen by it.
 
     Raises:
         UserError: the model is of another kind.
@@ -46,7 +47,8 @@ class Method(pl.LightningModule):
 
     needs: ClassVar[type] = Density
     such: ClassVar[str] = "vae_grey"
-    whole: ClassVar[str] = "bound"
+    whole: str = "bound"
+    ranks: ClassVar[bool] = True
     model: Any
 
     def __init__(self, model: Any, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], seed: int = 0) -> None:
@@ -231,6 +233,7 @@ def _words(name: str) -> str:
         "log_px": "log p(x|z)",
         "kl_negative": "the KL of the negatives",
         "kl_generated": "the KL of generated images",
+        "log_py": "log p(y|x)",
         "critic_gap": "critic's gap",
         "real": "D(x)",
         "generated": "D(G(z))",

@@ -93,6 +93,7 @@ class WassersteinGAN(Method):
     needs = WGAN
     such = "wgan_grey"
     whole = "critic_gap"
+    ranks = False  # it closes as the generator learns, and opens as the critic does
 
     def __init__(
         self,
