@@ -36,7 +36,7 @@ def _options() -> list[str]:
         group = path.parent.relative_to(config_dir()).as_posix()
         if group in ("likelihood", "prior"):
             found.append(f"model=vae_grey {group}@model.{group}={path.stem}")
-        elif group not in (".", "experiment", "sweep"):
+        elif group not in (".", "experiment", "sweep", "scale"):
             found.append(f"{group}@{GROUPS[group]}={path.stem}" if group in GROUPS else f"{group}={path.stem}")
     return found
 
