@@ -7,7 +7,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from oodgen import assembly
 from oodgen.detector import Detector
+from oodgen.errors import UserError
 
 SINGLE = ("+experiment=credit_fraud_vae", "name=single")
 TOGETHER = ("+experiment=credit_fraud_vae_ensemble", "method.size=2", "score@scores=ensemble")
@@ -106,3 +108,16 @@ def test_what_cannot_be_a_member(run):
     assert "was trained on other data (another, now " in refused()
     (other / "provenance.json").write_text(json.dumps(made))
     assert "no checkpoint 'last'" in refused()
+
+
+def test_a_member_was_mutated_as_the_ensemble_says_of_it(tmp_path):
+    for name, content in (
+        ("state.json", {"state": "done", "why": None}),
+        ("provenance.json", {"data": "d", "date": "today"}),
+        ("config.yaml", {"model": {}, "data": {"mutation": 0.2}}),
+    ):
+        (tmp_path / name).write_text(json.dumps(content))
+    config = {"model": {}, "data": {"mutation": [0, 0.2]}}
+    assert assembly._checked(tmp_path, config, "d", 0.2) == "today"
+    with pytest.raises(UserError, match=r"has data\.mutation=0\.2, this ensemble 0; members are of one kind"):
+        assembly._checked(tmp_path, config, "d", 0)

@@ -135,7 +135,7 @@ def test_mutated_pixels_are_a_share_mu_of_all_uniform_and_anywhere():
 def test_a_mutated_batch_is_a_function_of_seed_and_step_and_of_the_plain_one():
     labels, side = torch.arange(50), Examples(X[:7], CPU, 10**9)
     plain, one, same = (
-        TrainLoader(Examples(X, CPU, 10**9), 8, 3, labels, [side], mutation=rates) for rates in ((), [0.5], [0.5])
+        TrainLoader(Examples(X, CPU, 10**9), 8, 3, labels, [side], side, mutation=rates) for rates in ((), [0.5], [0.5])
     )
     for step in (0, 9):
         a, b = plain.batch(step), one.batch(step)
@@ -145,9 +145,9 @@ def test_a_mutated_batch_is_a_function_of_seed_and_step_and_of_the_plain_one():
     hits = [(plain.batch(step).x != one.batch(step).x) for step in (0, 1)]
     assert not torch.equal(*hits)
     # of two members the second alone is mutated
-    pair = TrainLoader(Examples(X, CPU, 10**9), 8, 2, labels, [side], members=2, mutation=[0.0, 0.5])
+    pair = TrainLoader(Examples(X, CPU, 10**9), 8, 2, labels, [side], side, members=2, mutation=[0.0, 0.5])
     for m, rate in enumerate(pair.rates):
-        alone = TrainLoader(Examples(X, CPU, 10**9), 8, 2000 + m, labels, [side], mutation=[rate])
+        alone = TrainLoader(Examples(X, CPU, 10**9), 8, 2000 + m, labels, [side], side, mutation=[rate])
         assert _same(pair.batch(4).members()[m], alone.batch(4))
 
 

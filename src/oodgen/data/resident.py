@@ -99,7 +99,7 @@ def mutate(x: Tensor, rate: float, draw: torch.Generator) -> Tensor:
     $\mu$ is `rate`. A pixel with colours has each of them replaced by itself. The new value may be the old one, so
     that a share of $\mu\, 255/256$ changes.
 
-    Source: Ren et al. 2019, section 3 (perturbed inputs for the background model).
+    Source: Ren et al. 2019 (Likelihood Ratios for Out-of-Distribution Detection), section 3.
     """
     hit = torch.rand(x.shape, generator=draw) < rate
     value = torch.randint(256, x.shape, generator=draw, dtype=torch.uint8)

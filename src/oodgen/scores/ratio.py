@@ -147,7 +147,7 @@ def background(
         KeyError: the probe said nothing.
         IndexError: there are not two members.
 
-    Source: Ren et al. 2019 (Likelihood Ratios for Out-of-Distribution Detection), eq. 5, with the sign of a score.
+    Source: Ren et al. 2019 (Likelihood Ratios for Out-of-Distribution Detection), section 3, with the sign of a score.
     """
     minus_log_p = each(evidence, score, probe)
     if len(minus_log_p) != 2:
