@@ -7,7 +7,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from oodgen import assembly
 from oodgen.detector import Detector
+from oodgen.errors import UserError
 
 SINGLE = ("+experiment=credit_fraud_vae", "name=single")
 TOGETHER = ("+experiment=credit_fraud_vae_ensemble", "method.size=2", "score@scores=ensemble")
@@ -131,3 +133,16 @@ def test_a_member_that_diverged_apart_is_named_and_it_alone_starts_over(run):
     run(*asked, "eval_seed=1", "retrain=true")
     now = [path.stat().st_mtime_ns for path in last]
     assert now[0] == then[0] and now[1] > then[1]
+
+
+def test_a_member_was_mutated_as_the_ensemble_says_of_it(tmp_path):
+    for name, content in (
+        ("state.json", {"state": "done", "why": None}),
+        ("provenance.json", {"data": "d", "date": "today"}),
+        ("config.yaml", {"model": {}, "data": {"mutation": 0.2}}),
+    ):
+        (tmp_path / name).write_text(json.dumps(content))
+    config = {"model": {}, "data": {"mutation": [0, 0.2]}}
+    assert assembly._checked(tmp_path, config, "d", 0.2) == "today"
+    with pytest.raises(UserError, match=r"has data\.mutation=0\.2, this ensemble 0; members are of one kind"):
+        assembly._checked(tmp_path, config, "d", 0)

@@ -75,9 +75,9 @@ def test_variants_take_turns_in_turning_order() -> None:
     assert Timing([3.0, 1.0, 2.0, 9.0]).median == 2.5
 
 
-@pytest.mark.parametrize("samples", [1, 3])
-def test_naive_scoring_is_the_definition(samples: int) -> None:
-    _, model, x = subject("hvae_tiny", 3, CPU)
+@pytest.mark.parametrize(("name", "samples"), [("hvae_tiny", 1), ("hvae_tiny", 3), ("lvae_grey", 1)])
+def test_naive_scoring_is_the_definition(name: str, samples: int) -> None:
+    _, model, x = subject(name, 3, CPU)
     with torch.inference_mode():
         noise = ExampleNoise(5, torch.arange(3))
         given = naive(model.eval(), x, noise, samples)

@@ -57,6 +57,12 @@ def test_a_members_own_training_is_that_of_the_single_models_command(together, s
     assert record.fingerprint(alone(whole, 4)) != own
 
 
+def test_a_members_own_training_is_mutated_at_the_members_rate():
+    whole = config("+experiment=fashion_mnist_background")
+    plain, background = alone(whole, 1), alone(whole, 2)
+    assert "mutation" not in plain["data"] and background["data"]["mutation"] == 0.2
+
+
 def test_an_argument_of_a_member_that_does_not_fit_is_named():
     with pytest.raises(UserError, match=r"method.member.samples='x' is not a whole number"):
         assemble(config(*ENSEMBLE, *MEMBERS, "method.member.samples=x"))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from oodgen.data.catalog import Dataset, Read, Transform
 from oodgen.data.module import OODDataModule
@@ -65,6 +66,17 @@ def test_labels_go_with_their_examples(make):
     assert len(data.trained().x) == 160
 
 
+def test_mutation_reaches_the_training_batches_alone(make):
+    plain, mutated = make(), make(mutation=0.5)
+    a, b = (data.train_dataloader().batch(3) for data in (plain, mutated))
+    assert torch.equal(a.index, b.index) and 0.3 < (a.x != b.x).float().mean() < 0.7
+    assert np.array_equal(plain.held["validation"].x, mutated.held["validation"].x)
+    assert np.array_equal(plain.test_sets()["own"].x, mutated.test_sets()["own"].x)
+    pair = make(mutation=[0, 0.5], members=2, seed=1).train_dataloader().batch(3)
+    for m, rate in enumerate((None, 0.5)):
+        assert torch.equal(pair.x[m], make(mutation=rate, seed=1000 + m).train_dataloader().batch(3).x)
+
+
 def test_test_sets_begin_with_the_inlier(make):
     data = make(out={"other": _set("other", seed=1), "hflip": hflip()})
     sets = data.test_sets()
@@ -114,6 +126,10 @@ def test_grey_is_the_mean_of_the_channels(make):
         ({"batch_size": 161}, r"set data\.batch_size=160"),
         ({"limit": 0}, r"data\.limit=0"),
         ({"missing": "maybe"}, "error, skip"),
+        ({"mutation": 1.2}, r"data\.mutation=\[1\.2\] is not a rate from 0 to 1$"),
+        ({"mutation": [0.1, 0.2]}, r"data\.mutation=\[0\.1, 0\.2\] is not a rate"),
+        ({"mutation": [0.2], "members": 2}, "or 2 of them, one for each member"),
+        ({"mutation": 0.2, "inlier": _set("rows", (5,))}, "replaces pixels of images, rows holds rows"),
         ({"validation": 0}, "positive fractions"),
         ({"validation": 0.5, "calibration": 0.5}, "positive fractions"),
         ({"size": [6]}, r"data\.size=\[6\]"),

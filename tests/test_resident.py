@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from oodgen.data.resident import Batch, Examples, SequentialLoader, TrainLoader
+from oodgen.data.resident import Batch, Examples, SequentialLoader, TrainLoader, mutate
 
 CPU = torch.device("cpu")
 X = np.random.default_rng(0).integers(0, 256, (50, 1, 4, 4), np.uint8)
@@ -108,6 +108,47 @@ def test_sequential_batches_are_everything_in_order(mapped):
     assert all(batch.y is None for batch in batches)
     labelled = SequentialLoader(Examples(mapped, CPU, 0), 16, torch.arange(50) + 7)
     assert torch.equal(torch.cat([batch.y for batch in labelled]), torch.arange(50) + 7)
+
+
+def test_mutated_pixels_are_a_share_mu_of_all_uniform_and_anywhere():
+    x = torch.full((64, 3, 32, 32), 7, dtype=torch.uint8)
+    mutated = mutate(x, 0.2, torch.Generator().manual_seed(0))
+    n, changed = x.numel(), mutated != x
+    assert mutated.dtype == torch.uint8 and (x == 7).all()
+    share = 0.2 * 255 / 256  # the new value may be the old one
+    assert changed.float().mean().item() == pytest.approx(share, abs=4 * (share * (1 - share) / n) ** 0.5)
+    # chi-squared of 254 degrees of freedom: mean 254, variance 508
+    counts = mutated[changed].long().bincount(minlength=256).double()
+    assert counts[7] == 0
+    expected = counts.sum() / 255
+    others = torch.cat([counts[:7], counts[8:]])
+    assert abs(((others - expected) ** 2 / expected).sum().item() - 254) < 4 * 508**0.5
+    # no image, channel or place is spared
+    for axes in ((1, 2, 3), (0, 2, 3), (0, 1, 2), (0, 1, 3)):
+        means = changed.float().mean(axes)
+        each = n / len(means)
+        assert (means - share).abs().max() < 5 * (share * (1 - share) / each) ** 0.5
+    assert torch.equal(mutate(x, 0.0, torch.Generator()), x)
+    assert (mutate(x, 1.0, torch.Generator()) != x).float().mean() > 0.99
+
+
+def test_a_mutated_batch_is_a_function_of_seed_and_step_and_of_the_plain_one():
+    labels, side = torch.arange(50), Examples(X[:7], CPU, 10**9)
+    plain, one, same = (
+        TrainLoader(Examples(X, CPU, 10**9), 8, 3, labels, [side], side, mutation=rates) for rates in ((), [0.5], [0.5])
+    )
+    for step in (0, 9):
+        a, b = plain.batch(step), one.batch(step)
+        assert _same(b, same.batch(step)) and not torch.equal(a.x, b.x)
+        assert _same(a, b._replace(x=a.x)), "what is not mutated stays as it was"
+        assert 0.3 < (a.x != b.x).float().mean() < 0.7
+    hits = [(plain.batch(step).x != one.batch(step).x) for step in (0, 1)]
+    assert not torch.equal(*hits)
+    # of two members the second alone is mutated
+    pair = TrainLoader(Examples(X, CPU, 10**9), 8, 2, labels, [side], side, members=2, mutation=[0.0, 0.5])
+    for m, rate in enumerate(pair.rates):
+        alone = TrainLoader(Examples(X, CPU, 10**9), 8, 2000 + m, labels, [side], side, mutation=[rate])
+        assert _same(pair.batch(4).members()[m], alone.batch(4))
 
 
 def test_members_are_served_what_single_models_of_their_seeds_are(mapped):

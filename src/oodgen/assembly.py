@@ -28,7 +28,9 @@ def alone(config: Mapping[str, Any], member: int) -> dict[str, Any]:
     """
     seed = member_seed(config["seed"], member)
     method = {key: value for key, value in config["method"]["member"].items() if key != "_fresh_"} | {"seed": seed}
-    data = {key: value for key, value in config["data"].items() if key != "members"} | {"seed": seed}
+    data = {key: value for key, value in config["data"].items() if key not in ("members", "mutation")} | {"seed": seed}
+    if rate := _rates(config)[member - 1]:
+        data["mutation"] = rate
     nothing: dict[str, Any] = {"probes": {}, "scores": {}, "controls": {}, "means": {}, "oracle": {}, "logger": {}}
     return {**config, **nothing, "method": method, "data": data, "seed": seed}
 
@@ -53,7 +55,7 @@ def assemble(
             names it.
     """
     start, runs = time.perf_counter(), [folder.parent / name for name in inputs]
-    dates = {run.name: _checked(run, config, data) for run in runs}
+    dates = {run.name: _checked(run, config, data, rate) for run, rate in zip(runs, _rates(config), strict=True)}
     names = set.intersection(*({path.stem for path in (run / "checkpoints").glob("*.ckpt")} for run in runs))
     for name in sorted(names | {config["checkpoint"]}):
         for run, member in zip(runs, model.members, strict=True):  # type: ignore[arg-type]
@@ -72,7 +74,7 @@ def check_unchanged(cost: Mapping[str, Any], folder: Path) -> None:
             raise UserError(f"{made.parent} was trained again since {folder} was assembled; retrain=true does so anew")
 
 
-def _checked(run: Path, config: Mapping[str, Any], data: str) -> str:
+def _checked(run: Path, config: Mapping[str, Any], data: str, mutation: float | None) -> str:
     """The date of a training that can be a member."""
     if not run.is_dir():
         raise UserError(f"method.inputs: there is no training {run}; name a folder of {run.parent}")
@@ -82,10 +84,10 @@ def _checked(run: Path, config: Mapping[str, Any], data: str) -> str:
         raise UserError(f"method.inputs: {run} is not finished but {state['state']}{why}; leave it out, or finish it")
     try:
         other = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        theirs = {"model": other["model"], "data": {name: other["data"].get(name) for name in DATA}}
+        theirs = _kind(other, other["data"].get("mutation"))
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"method.inputs: cannot read {run / 'config.yaml'}; train that member again") from error
-    ours = {"model": config["model"], "data": {name: config["data"].get(name) for name in DATA}}
+    ours = _kind(config, mutation)
     if differs := _difference(theirs, ours):
         place, one, another = differs
         raise UserError(f"method.inputs: {run} has {place}={one}, this ensemble {another}; members are of one kind")
@@ -95,6 +97,18 @@ def _checked(run: Path, config: Mapping[str, Any], data: str) -> str:
             f"method.inputs: {run} was trained on other data ({made.get('data')}, now {data}); leave it out"
         )
     return str(made.get("date"))
+
+
+def _rates(config: Mapping[str, Any]) -> list[float | None]:
+    """The mutation rate of each member."""
+    rates = config["data"].get("mutation")
+    return rates if isinstance(rates, list) else [rates] * config["method"]["size"]
+
+
+def _kind(config: Mapping[str, Any], mutation: float | None) -> dict[str, Any]:
+    """What must be as the ensemble has it of a member."""
+    data = {name: config["data"].get(name) for name in DATA}
+    return {"model": config["model"], "data": data | {"mutation": mutation or 0}}
 
 
 def _difference(one: Any, another: Any, place: str = "") -> tuple[str, Any, Any] | None:

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["ExampleNoise", "Noise", "RandomNoise", "member_seed"]
+__all__ = ["ExampleNoise", "Noise", "RandomNoise", "Still", "member_seed"]
 
 
 class Noise(Protocol):
@@ -37,6 +37,16 @@ class RandomNoise:
 
     def normal(self, site: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.randn(shape, device=device)
+
+
+class Still:
+    """No noise: each draw is the middle of its distribution, so that what is drawn from a Gaussian is its mean."""
+
+    def uniform(self, site: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        return torch.full(shape, 0.5, device=device)
+
+    def normal(self, site: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        return torch.zeros(shape, device=device)
 
 
 # Odd 64-bit constants of the splitmix64 generator (Steele, Lea, Flood 2014), as signed integers.

@@ -25,7 +25,7 @@ __all__ = ["commit", "digest", "fingerprint", "folder_of", "locked", "provenance
 SHAPING = ("model", "method", "trainer", "callbacks", "seed")
 SHAPING_DATA = (
     *("inlier", "auxiliary", "negative", "seed", "smoke"),
-    *("batch_size", "validation", "calibration", "grey", "size", "scale"),
+    *("batch_size", "validation", "calibration", "grey", "size", "scale", "mutation"),
 )
 # What only says where and how to run, not what comes out.
 IGNORED = ("runs", "logger", "retrain")
@@ -40,7 +40,7 @@ def digest(value: Any) -> str:
 def fingerprint(config: Mapping[str, Any]) -> str:
     """The name of a training: a digest of the parts of a resolved config that shape the weights."""
     shaping = {key: config[key] for key in SHAPING}
-    # an option that a config does not have changes no name: rows have a scale, images none
+    # an option that a config does not have changes no name: rows have a scale, few images are mutated
     shaping["data"] = {key: config["data"][key] for key in SHAPING_DATA if key in config["data"]}
     shaping["precision"] = config["device"]["precision"]
     return digest(shaping)

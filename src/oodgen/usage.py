@@ -25,8 +25,8 @@ def usage(witness: Witness, who: tuple[str, str, int], sets: Mapping[str, TestSe
     r"""Of each layer z_i, on the first examples of each set: has it collapsed?
 
     `kl`, its mean in the ELBO; `active`, the number of its active units; `information`, $I_q(x; z_i)$ in nats, of which
-    n examples can show no more than $\log n$. Posteriors are those that the means of the layers before give, as on the
-    way up to $\mathcal L^{>k}$; see `oodgen.models.information`. Nothing of a model that does not show its posteriors.
+    n examples can show no more than $\log n$. Posteriors are those that the means of the layers inferred before
+    give; see `oodgen.models.information`. Nothing of a model that does not show its posteriors.
 
     Arguments:
         witness: The model.

@@ -213,10 +213,12 @@ def test_no_bound_exceeds_log_p_and_the_weights_of_every_level_average_to_p():
     mass = (-sum(axis**2 for axis in axes) / 2).flatten().softmax(0)
     exact = torch.stack([(p_x.log_prob(image.expand(len(mass), 1, 1, 2))[0].exp() * mass).sum() for image in images])
     assert exact.sum().item() == pytest.approx(1, abs=1e-5) and exact.min() > 0.01
-    n = 40_000
-    for up in ("mean", "sample"):
-        bounds = model.bounds(images, ExampleNoise(0, torch.arange(4)), [0, 1, 2], [n] * 3, up)
-        for k, bound in enumerate(bounds):
+    n, noise = 40_000, ExampleNoise(0, torch.arange(4))
+    below = model.explain(images, [model.posteriors(images, noise, n)[0], None], noise, n)
+    factorised = model.explain(images, model.posteriors(images), noise, n)
+    for up, others in (("mean", [below, factorised]), ("sample", [])):
+        bounds = model.bounds(images, noise, [0, 1, 2], [n] * 3, up)
+        for k, bound in enumerate([*bounds, *others]):
             weights = bound.weights.exp()
             assert weights.std(0).max() < 2, "heavy tails"
             assert ((weights.mean(0) - exact).abs() < 4 * weights.std(0) / n**0.5 + 1e-4).all(), k

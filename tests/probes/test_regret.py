@@ -5,7 +5,10 @@ import torch
 from torch.distributions import Normal
 
 from oodgen.errors import UserError
+from oodgen.models.biva import BIVA
+from oodgen.models.density import OpenHierarchy
 from oodgen.models.hierarchy import BottomUpVAE
+from oodgen.models.ladder import LadderVAE
 from oodgen.models.likelihoods import Bernoulli
 from oodgen.models.vae import VAE
 from oodgen.noise import ExampleNoise, RandomNoise
@@ -14,17 +17,17 @@ from oodgen.probes.regret import Regret
 from oodgen.scores import likelihood, ratio
 
 INDEX = torch.tensor([5, 2, 40])
+HIERARCHIES = [BottomUpVAE, LadderVAE, BIVA]
 
 
-@pytest.fixture(scope="module")
-def model():
+def network(hierarchy):
     torch.manual_seed(0)
     layers = [
         {"latent": 2, "channels": 3, "kernel": 3, "blocks": 1, "stride": 2},
         {"latent": 3, "dense": True, "channels": 3, "kernel": 3, "blocks": 1, "stride": 2},
         {"latent": 2, "dense": True, "channels": 2, "kernel": 3, "blocks": 1, "stride": 1},
     ]
-    model = BottomUpVAE((1, 6, 5), layers, Bernoulli("threshold"))
+    model = hierarchy((1, 6, 5), layers, Bernoulli("threshold"))
     model.initialise(torch.rand(64, 1, 6, 5), RandomNoise())
     return model.eval()
 
@@ -39,11 +42,13 @@ def ask(probe, model, x, index=INDEX):
         return probe(model, x, ExampleNoise(0, index))
 
 
-@pytest.mark.parametrize("kind", ["hierarchy", "one layer"])
-def test_regret_is_not_negative_and_batched_equals_one_by_one(model, x, kind):
-    if kind == "one layer":
+@pytest.mark.parametrize("kind", [*HIERARCHIES, VAE])
+def test_regret_is_not_negative_and_batched_equals_one_by_one(x, kind):
+    if kind is VAE:
         torch.manual_seed(0)
         model, x = VAE((1, 8, 8), 2, [3], [2], 4, Bernoulli("soft")).eval(), torch.randint(256, (3, 1, 8, 8)).byte()
+    else:
+        model = network(kind)
     weights = [value.clone() for value in model.parameters()]
     probe = Regret(steps=60, lr=0.05, samples=4, samples_bound=64)
     found = ask(probe, model, x)
@@ -96,8 +101,8 @@ def test_wrong_options_are_one_line(options):
 
 
 @torch.inference_mode()
-def test_below_by_brute_force(model, x):
-    s, noise = 5, ExampleNoise(0, INDEX)
+def test_below_by_brute_force(x):
+    model, s, noise = network(BottomUpVAE), 5, ExampleNoise(0, INDEX)
     y = model.observe(x, noise)
     expected = []
     for l in (2, 3):  # noqa: E741
@@ -129,13 +134,24 @@ def test_below_by_brute_force(model, x):
         torch.testing.assert_close(ask(Below(samples=s, budget=budget), model, x)["l"], found, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("hierarchy", HIERARCHIES)
 @torch.inference_mode()
-def test_posteriors_explain_the_elbo_and_no_posterior_the_prior(model, x):
-    noise = ExampleNoise(0, INDEX)
+def test_posteriors_explain_the_elbo_and_no_posterior_the_prior(hierarchy, x):
+    model, noise = network(hierarchy), ExampleNoise(0, INDEX)
+    assert isinstance(model, OpenHierarchy)
     y = model.observe(x, noise)
     elbo, prior = model.bounds(y, noise, [0, 3], [4, 4])
-    torch.testing.assert_close(model.explain(y, model.posteriors(y, noise, 4), noise, 4).elbo, elbo.elbo)
-    torch.testing.assert_close(model.explain(y, [None] * 3, noise, 4).elbo, prior.elbo)
+    for bound, posteriors in ((elbo, model.posteriors(y, noise, 4)), (prior, [None] * 3)):
+        explained = model.explain(y, posteriors, noise, 4)
+        for measure in ("log_px", "ratios", "elbo", "weights"):
+            mine, theirs = getattr(explained, measure), getattr(bound, measure)
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    # without noise a posterior is that of the means of the layers before, the same for all samples
+    means = model.posteriors(y)
+    assert [tuple(q.mean.shape) for q in means] == [(1, 3, *shape) for shape in model.latents[1:]]
+    alone = model.posteriors(y[1:2])
+    for q, one in zip(means, alone, strict=True):
+        torch.testing.assert_close((q.mean[:, 1:2], q.stddev[:, 1:2]), (one.mean, one.stddev), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="2 posteriors do not fit"):
         model.explain(y, [None] * 2, noise)
 

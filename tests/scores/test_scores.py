@@ -1,6 +1,7 @@
 """Scores are algebra on evidence: against the recipes' other forms, and with the right sign."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -136,6 +137,19 @@ def test_input_complexity_is_in_bits():
     for codec in ("png", "jpeg2000"):
         expected = -e["bounds/l"][0] / math.log(2) - e[f"image/{codec}_bits"]
         torch.testing.assert_close(ratio.input_complexity(e, codec), expected)
+
+
+def test_the_background_ratio_is_the_difference_of_two_log_densities():
+    log_p = -100 + 10 * torch.randn(2, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    e = {"members/iw": log_p, "members/l": log_p.unsqueeze(1) - 3.0}
+    for score in (likelihood.importance, likelihood.bound):
+        torch.testing.assert_close(ratio.background(e, partial(score, probe="members")), log_p[1] - log_p[0])
+    # an image that only the background finds likely is out
+    e = {"members/iw": torch.tensor([[-80.0, -120.0], [-100.0, -100.0]])}
+    inlier, out = ratio.background(e, partial(likelihood.importance, probe="members"))
+    assert out > inlier
+    with pytest.raises(IndexError, match="3 members"):
+        ratio.background({"members/iw": torch.zeros(3, 4)}, partial(likelihood.importance, probe="members"))
 
 
 def test_larger_means_more_out_of_distribution():

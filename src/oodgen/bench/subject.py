@@ -15,7 +15,7 @@ from oodgen.device import Device
 from oodgen.errors import UserError
 from oodgen.methods.likelihood import MaximumLikelihood
 from oodgen.models.density import Density
-from oodgen.models.hierarchy import BottomUpVAE
+from oodgen.models.layered import Layered
 from oodgen.noise import RandomNoise
 from oodgen.paths import config_dir
 
@@ -46,7 +46,7 @@ class Subject(NamedTuple):
     """A method with its model, on the device and initialised on x, a batch of uint8 images."""
 
     method: MaximumLikelihood
-    model: BottomUpVAE
+    model: Layered
     x: Tensor
 
 
@@ -62,7 +62,7 @@ def subject(name: str, count: int, device: torch.device) -> Subject:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("run", [f"model={name}"])
     # before it is built: the default method refuses what is no density, in words of its own
-    if not issubclass(get_class(config.model._target_), BottomUpVAE):
+    if not issubclass(get_class(config.model._target_), Layered):
         raise UserError(f"--models {name!r} is no hierarchy of latent variables, whose bounds could be scored")
     torch.manual_seed(0)
     method = instantiate(config.method, _convert_="all")

@@ -1,6 +1,6 @@
 """The data of one experiment: an inlier set, out sets, and the further streams that training may see."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +46,9 @@ class OODDataModule(pl.LightningDataModule):
         grey, size: Preprocessing, applied alike to every set: mean of the channels, and (height, width) resized to.
         scale: Preprocessing of rows, fitted on what is trained on and applied alike to every set: "minmax", "standard",
             or "minmax_leaky", fitted on the test sets too; see `oodgen.data.rows`. None leaves them as they are.
+        mutation: The rate at which the inliers' pixels are mutated in training batches, anew at each step, for a model
+            of their background; one number, or one for each of `members`. What is held out and what is tested with
+            stays as it is. See `oodgen.data.resident.mutate`.
         limit: At most so many examples of each test set, a seeded choice; None for all.
         missing: What to do about an out set that is not there: "error" or "skip" (named in the record). One that is
             there but damaged is an error in any case.
@@ -78,6 +81,7 @@ class OODDataModule(pl.LightningDataModule):
         seed: int = 0,
         smoke: bool = False,
         members: int | None = None,
+        mutation: float | Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if missing not in ("error", "skip"):
@@ -90,6 +94,9 @@ class OODDataModule(pl.LightningDataModule):
         if scale is not None and (scale not in WAYS or len(inlier.shape) != 1):
             mend = f"is not one of: {', '.join(WAYS)}" if scale not in WAYS else "scales rows of numbers, not images"
             raise UserError(f"data.scale={scale!r} {mend}")
+        self.mutation = _rates(mutation, members or 1)
+        if any(self.mutation) and len(inlier.shape) != 3:
+            raise UserError(f"data.mutation replaces pixels of images, {inlier.name} holds rows; leave it out")
         _check_trained({"inlier": inlier, **{f"auxiliary.{key}": found for key, found in (auxiliary or {}).items()}})
         _check_trained({"inlier": inlier, **({} if negative is None else {"negative": negative})})
         if inlier.name in out:
@@ -189,7 +196,8 @@ class OODDataModule(pl.LightningDataModule):
         held = [Examples(stream.x, device, self.resident) for stream in self.streams]
         negative = None if self.negatives is None else Examples(self.negatives.x, device, self.resident)
         inlier = Examples(self.train_x, device, self.resident, self.rows)
-        return TrainLoader(inlier, self.batch_size, self.seed, self.labels, held, negative, self.members)
+        streams = (self.labels, held, negative)
+        return TrainLoader(inlier, self.batch_size, self.seed, *streams, self.members, self.mutation)
 
     def val_dataloader(self) -> SequentialLoader:
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
@@ -262,6 +270,16 @@ class OODDataModule(pl.LightningDataModule):
                 "bring them together with data.grey=true and data.size=[height,width]"
             )
         return x
+
+
+def _rates(mutation: float | Sequence[float] | None, members: int) -> list[float]:
+    """The mutation rate of each member."""
+    if mutation is None or isinstance(mutation, (int, float)):
+        mutation = [mutation or 0.0] * members
+    if len(mutation) != members or not all(0 <= rate <= 1 for rate in mutation):
+        many = f" or {members} of them, one for each member" if members > 1 else ""
+        raise UserError(f"data.mutation={list(mutation)} is not a rate from 0 to 1{many}")
+    return [float(rate) for rate in mutation]
 
 
 def _check_trained(roles: Mapping[str, Dataset]) -> None:

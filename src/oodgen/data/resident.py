@@ -14,7 +14,7 @@ from torch import Tensor
 
 from oodgen.noise import member_seed
 
-__all__ = ["Batch", "Examples", "SequentialLoader", "TrainLoader"]
+__all__ = ["Batch", "Examples", "SequentialLoader", "TrainLoader", "mutate"]
 
 
 class Batch(NamedTuple):
@@ -93,12 +93,26 @@ class Examples:
         return rows.to(self.device)
 
 
+def mutate(x: Tensor, rate: float, draw: torch.Generator) -> Tensor:
+    r"""Each pixel of stored images replaced, with probability $\mu$, by one drawn uniformly from 0..255.
+
+    $\mu$ is `rate`. A pixel with colours has each of them replaced by itself. The new value may be the old one, so
+    that a share of $\mu\, 255/256$ changes.
+
+    Source: Ren et al. 2019 (Likelihood Ratios for Out-of-Distribution Detection), section 3.
+    """
+    hit = torch.rand(x.shape, generator=draw) < rate
+    value = torch.randint(256, x.shape, generator=draw, dtype=torch.uint8)
+    return torch.where(hit.to(x.device), value.to(x.device), x)
+
+
 class TrainLoader:
     """Shuffled batches for ever resumable: its state is the step it stands at.
 
     An epoch is a permutation of the inlier set drawn from (seed, epoch), without the last partial batch; further
     streams are drawn with replacement from (seed, step), so that they never define the epoch. With `members` each batch
-    is that of an ensemble, whose members are served what a single model of the member's seed is served.
+    is that of an ensemble, whose members are served what a single model of the member's seed is served. `mutation` is
+    the rate at which the inliers' pixels are mutated, of each member; see `mutate`.
     """
 
     def __init__(
@@ -110,9 +124,10 @@ class TrainLoader:
         auxiliary: Sequence[Examples] = (),
         negative: Examples | None = None,
         members: int | None = None,
+        mutation: Sequence[float] = (),
     ) -> None:
         self.inlier, self.batch_size, self.seed, self.labels = inlier, batch_size, seed, labels
-        self.members = members
+        self.members, self.rates = members, list(mutation) or [0.0] * (members or 1)
         self.streams = [*auxiliary, *([negative] if negative is not None else [])]
         self.has_negative = negative is not None
         self.step = 0
@@ -124,10 +139,11 @@ class TrainLoader:
     def batch(self, step: int) -> Batch:
         """The batch of a step."""
         if self.members is None:
-            return self._batch(step, self.seed)
-        return Batch.of_members([self._batch(step, member_seed(self.seed, m)) for m in range(1, self.members + 1)])
+            return self._batch(step, self.seed, self.rates[0])
+        seeds = [member_seed(self.seed, m) for m in range(1, self.members + 1)]
+        return Batch.of_members([self._batch(step, *own) for own in zip(seeds, self.rates, strict=True)])
 
-    def _batch(self, step: int, seed: int) -> Batch:
+    def _batch(self, step: int, seed: int, rate: float) -> Batch:
         epoch, position = divmod(step, len(self))
         if self._orders.get(seed, (-1,))[0] != epoch:
             draw = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
@@ -139,7 +155,8 @@ class TrainLoader:
         ]
         negative = streams.pop() if self.has_negative else None
         labels = None if self.labels is None else self.labels[index].to(self.inlier.device)
-        return Batch(self.inlier.take(index), index, step, labels, tuple(streams), negative)
+        x = self.inlier.take(index)
+        return Batch(mutate(x, rate, draw) if rate else x, index, step, labels, tuple(streams), negative)
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the epoch in which `step` stands."""

@@ -34,7 +34,7 @@ from oodgen.models.layered import Layered, Said
 from oodgen.models.likelihoods import Likelihood
 from oodgen.models.upward import Path, upward
 from oodgen.nets import Stage
-from oodgen.noise import Noise
+from oodgen.noise import Noise, Still
 
 __all__ = ["BIVA"]
 
@@ -91,7 +91,26 @@ class BIVA(Layered):
         spec, size = self.specs[i - 1], self.sizes[i]
         return Stage(h, d, spec.channels, spec.kernel, 1, 1, self.stride_first, size, size, False)
 
+    def posteriors(self, y: Tensor, noise: Noise | None = None, samples: int = 1) -> list[Normal]:
+        """See `OpenHierarchy`: z^b from the lowest layer up, z^t from the top layer down, joined along the channels."""
+        noise = noise or Still()
+        (path,) = paths = self._ascend(y, noise, (0,), (samples,), "mean")
+        self._come_down(y, paths, noise, (samples,), "sample")
+        return [path.q[i] for i in range(1, self.depth + 1)]
+
     def _say(self, y: Tensor, noise: Noise, ks: Sequence[int], samples: Sequence[int], up: str, down: str) -> Said:
+        return self._descend(y, self._ascend(y, noise, ks, samples, up), noise, samples, down)
+
+    def _code(self, i: int, q: Normal, noise: Noise, shape: tuple[int, int]) -> Tensor:
+        if i == self.depth:
+            return draw(q, noise, f"qb{i}", (*shape, *self.latents[i]))
+        size = (*shape, *self.halves[i])
+        halves = zip(("qb", "qt"), q.loc.chunk(2, 2), q.scale.chunk(2, 2), strict=True)
+        return torch.cat([draw(Normal(m, s, validate_args=False), noise, f"{at}{i}", size) for at, m, s in halves], 2)
+
+    def _ascend(self, y: Tensor, noise: Noise, ks: Sequence[int], samples: Sequence[int], up: str) -> list[Path]:
+        """The way up of each level k, with q(z_i^b | h_i) of the layers i > k."""
+
         def infer(i: int, paths: Sequence[Path]) -> Normal:
             below = [path.h[i - 1] if i >= 2 else path.z[0] for path in paths]
             h = rows(self.encoder[i - 1], join(below), join([path.z[i - 1] for path in paths]) if i >= 2 else None)
@@ -99,33 +118,41 @@ class BIVA(Layered):
                 path.h[i] = own
             return normal(rows(self.bottom_up[i - 1], h), self.scale)
 
-        paths = upward(y, noise, ks, samples, up, self.depth, "qb", infer)
-        log_ratios: list[list[Tensor]] = [[] for _ in ks]
+        return upward(y, noise, ks, samples, up, self.depth, "qb", infer)
+
+    def _descend(self, y: Tensor, paths: Sequence[Path], noise: Noise, samples: Sequence[int], down: str) -> Said:
+        h = rows(self.decoder[0], *self._come_down(y, paths, noise, samples, down))
+        return Said(self.likelihood(rows(self.pixels, h)), [path.log_ratios for path in paths])
+
+    def _come_down(
+        self, y: Tensor, paths: Sequence[Path], noise: Noise, samples: Sequence[int], down: str
+    ) -> tuple[Tensor, Tensor | None]:
+        """z_1 and d_1 of all paths, joined: z_i^t ~ q where a path has come up, and z_i ~ p where it has no q."""
         z: list[Tensor] = []
         d: Tensor | None = None
         for i in range(self.depth, 0, -1):
             if i == self.depth:
-                p = [standard(self.latents[i], y.device)] * len(ks)
+                p = [standard(self.latents[i], y.device)] * len(paths)
             else:
                 d = rows(self.decoder[i], join(z), d)
                 p = split(normal(rows(self.prior[i - 1], d), self.scale), samples)
-                parts = d.split(list(samples))
-                self._complete(i, [(paths[j], parts[j]) for j, k in enumerate(ks) if i > k], noise)
-            z = []
-            for k, s, path, p_i, ratios in zip(ks, samples, paths, p, log_ratios, strict=True):
-                if i > k:
-                    ratios.insert(0, path.log_q[i] - p_i.log_prob(path.z[i]))
+                parts = zip(paths, d.split(list(samples)), strict=True)
+                self._complete(i, [(path, part) for path, part in parts if i in path.q and i in path.h], noise)
+            for s, path, p_i in zip(samples, paths, p, strict=True):
+                if i in path.q:
+                    path.p[i] = p_i
                 else:
                     path.z[i] = draw(p_i, noise, f"p{i}", (s, len(y), *self.latents[i]), down)
-                z.append(path.z[i])
-        return Said(self.likelihood(rows(self.pixels, rows(self.decoder[0], join(z), d))), log_ratios)
+            z = [path.z[i] for path in paths]
+        return join(z), d
 
     def _complete(self, i: int, ways: Sequence[tuple[Path, Tensor]], noise: Noise) -> None:
-        """Join to z_i^b of each path, given its d_i, a draw of z_i^t, and to log q(z_i^b | .) log q(z_i^t | .)."""
+        """Join to z_i^b of each path, given its d_i, a draw of z_i^t, and to q(z_i^b | .) its q."""
         if not ways:
             return
         h, d = join([path.h[i] for path, _ in ways]), join([d for _, d in ways])
         for (path, _), q in zip(ways, split(self.top_down[i - 1](h, d), [len(d) for _, d in ways]), strict=True):
-            z = draw(q, noise, f"qt{i}", tuple(q.mean.shape))
-            path.z[i] = torch.cat([path.z[i], z], 2)
-            path.log_q[i] = torch.cat([path.log_q[i], q.log_prob(z)], 2)
+            z, q_b = draw(q, noise, f"qt{i}", tuple(q.mean.shape)), path.q[i]
+            # one q(z_1^b | .) stands for all samples
+            mean, scale = (torch.cat([b.expand_as(t), t], 2) for b, t in ((q_b.loc, q.loc), (q_b.scale, q.scale)))
+            path.z[i], path.q[i] = torch.cat([path.z[i], z], 2), Normal(mean, scale, validate_args=False)

@@ -12,7 +12,7 @@ from torch.distributions import Normal
 from oodgen.nets import Lower, Stage
 from oodgen.noise import Noise
 
-__all__ = ["Gaussian", "Scale", "draw", "join", "merge", "normal", "rows", "split", "standard"]
+__all__ = ["Gaussian", "Scale", "draw", "first", "join", "merge", "normal", "rows", "split", "standard"]
 
 Scale = Literal["variance", "deviation"]
 
@@ -78,3 +78,8 @@ def split(p: Normal, sizes: Sequence[int]) -> list[Normal]:
     """Undo `join`."""
     parts = zip(p.loc.split(list(sizes)), p.scale.split(list(sizes)), strict=True)
     return [Normal(mean, scale, validate_args=False) for mean, scale in parts]
+
+
+def first(p: Normal, samples: int) -> Normal:
+    """The Gaussian of the first samples; that of one, which stands for all, stays as it is."""
+    return Normal(p.loc[:samples], p.scale[:samples], validate_args=False)

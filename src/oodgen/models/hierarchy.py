@@ -20,12 +20,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from oodgen.models.density import Bound
-from oodgen.models.gaussian import Gaussian, Scale, draw, join
+from oodgen.models.gaussian import Gaussian, Scale, join
 from oodgen.models.layered import Chain, Said
 from oodgen.models.likelihoods import Likelihood
 from oodgen.models.upward import Path, upward
-from oodgen.noise import Noise
+from oodgen.noise import Noise, Still
 
 __all__ = ["BottomUpVAE"]
 
@@ -66,28 +65,9 @@ class BottomUpVAE(Chain):
         self.prior, self.decoder = self._generative(skips)
 
     def posteriors(self, y: Tensor, noise: Noise | None = None, samples: int = 1) -> list[Normal]:
-        """See `OpenHierarchy`."""
-        path, found = Path({0: y.unsqueeze(0)}), []
-        for i in range(1, self.depth + 1):
-            found.append(q := self._infer(i, [path]))
-            if noise is None:
-                path.z[i] = q.mean
-                continue
-            path = path.fork(samples)  # until here, on the first layer, all samples are the same
-            path.z[i] = draw(q, noise, f"q{i}", (samples, *q.mean.shape[1:]))
-        return found
-
-    def explain(self, y: Tensor, posteriors: Sequence[Normal | None], noise: Noise, samples: int = 1) -> Bound:
-        """See `OpenHierarchy`."""
-        if len(posteriors) != self.depth:
-            raise ValueError(f"{len(posteriors)} posteriors do not fit a hierarchy of {self.depth} layers")
-        path = Path({})
-        for i, q in enumerate(posteriors, 1):
-            if q is not None:
-                path.z[i] = draw(q, noise, f"q{i}", (samples, len(y), *self.latents[i]))
-                path.log_q[i] = q.log_prob(path.z[i])
-        p_x, (log_ratios,), _ = self._descend(y, [path], noise, (samples,), "sample")
-        return Bound(p_x.log_prob(y), tuple(log_ratios))
+        """See `OpenHierarchy`: from the lowest layer up."""
+        (path,) = upward(y, noise or Still(), (0,), (samples,), "mean", self.depth, "q", self._infer)
+        return [path.q[i] for i in range(1, self.depth + 1)]
 
     def _infer(self, i: int, paths: Sequence[Path]) -> Normal:
         """q(z_i | z_{i-1}) of all paths, joined."""
@@ -97,15 +77,3 @@ class BottomUpVAE(Chain):
     def _say(self, y: Tensor, noise: Noise, ks: Sequence[int], samples: Sequence[int], up: str, down: str) -> Said:
         paths = upward(y, noise, ks, samples, up, self.depth, "q", self._infer)
         return self._descend(y, paths, noise, samples, down)
-
-    def _descend(self, y: Tensor, paths: Sequence[Path], noise: Noise, samples: Sequence[int], down: str) -> Said:
-        """What each path's inferred layers, those with a log q, say of the image; draws from p replace the others."""
-        z = [path.z for path in paths]
-        log_ratios: list[list[Tensor]] = [[] for _ in paths]
-        for i in range(self.depth, 0, -1):
-            for j, (path, p) in enumerate(zip(paths, self._above(i, z, y.device), strict=True)):
-                if i in path.log_q:
-                    log_ratios[j].insert(0, path.log_q[i] - p.log_prob(z[j][i]))
-                else:
-                    z[j][i] = draw(p, noise, f"p{i}", (samples[j], len(y), *self.latents[i]), down)
-        return Said(self._observed(z), log_ratios)

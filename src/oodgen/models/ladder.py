@@ -21,14 +21,14 @@ top-down inference (papers/adaptive_llr).
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 
 from oodgen.models.gaussian import Scale, draw, merge, normal, rows
 from oodgen.models.layered import Chain, Said
 from oodgen.models.likelihoods import Likelihood
-from oodgen.noise import Noise
+from oodgen.models.upward import Path
+from oodgen.noise import Noise, Still
 
 __all__ = ["LadderVAE"]
 
@@ -63,34 +63,37 @@ class LadderVAE(Chain):
         self.evidence = nn.ModuleList(self._head(i, i, self.latents[i]) for i in above)
         self.prior, self.decoder = self._generative(skips)
 
+    def posteriors(self, y: Tensor, noise: Noise | None = None, samples: int = 1) -> list[Normal]:
+        """See `OpenHierarchy`: from the top layer down."""
+        (path,) = self._infer(y, noise or Still(), (0,), (samples,), "sample")
+        return [path.q[i] for i in range(1, self.depth + 1)]
+
     def _say(self, y: Tensor, noise: Noise, ks: Sequence[int], samples: Sequence[int], up: str, down: str) -> Said:
+        return self._told(y, self._infer(y, noise, ks, samples, down), samples)
+
+    def _told(self, y: Tensor, paths: Sequence[Path], samples: Sequence[int]) -> Said:
+        # no posterior depends on a layer below, so that given the layers above each divergence is closed
+        closed = [
+            path.kls(s, len(y)) if path.q else y.new_zeros(0, s, len(y)) for path, s in zip(paths, samples, strict=True)
+        ]
+        return super()._told(y, paths, samples)._replace(closed=closed)
+
+    def _infer(self, y: Tensor, noise: Noise, ks: Sequence[int], samples: Sequence[int], down: str) -> list[Path]:
+        """The way down of each level k, on which z_{>k} ~ q and z_{<=k} ~ p."""
         evidence = self._upward(y)
         # with the same noise all levels come down the posterior together; level k leaves this trunk below z_{k+1}
-        trunk: dict[int, Tensor] = {}
-        left: dict[int, dict[int, Tensor]] = {}
-        ratios: dict[int, Tensor] = {}
-        kls: dict[int, Tensor] = {}
-        shape = (max(samples), len(y))
+        trunk, left = Path({}), dict[int, Path]()
         for i in range(self.depth, 0, -1):
-            left |= {j: _first(trunk, samples[j]) for j, k in enumerate(ks) if k == i}
+            left |= {j: trunk.first(samples[j]) for j, k in enumerate(ks) if k == i}
             stays = len(left) < len(ks)
-            p = self._above(i, [trunk] * stays + list(left.values()), y.device)
+            p = self._above(i, [path.z for path in (*[trunk] * stays, *left.values())], y.device)
             for (j, path), p_i in zip(left.items(), p[stays:], strict=True):
-                path[i] = draw(p_i, noise, f"p{i}", (samples[j], len(y), *self.latents[i]), down)
+                path.z[i] = draw(p_i, noise, f"p{i}", (samples[j], len(y), *self.latents[i]), down)
             if stays:
-                q = merge(evidence[i], p[0]) if i < self.depth else evidence[i]
-                trunk[i] = draw(q, noise, f"q{i}", (*shape, *self.latents[i]))
-                ratios[i] = q.log_prob(trunk[i]) - p[0].log_prob(trunk[i])
-                kls[i] = kl_divergence(q, p[0]).flatten(2).sum(2).expand(shape)
-        inferred = [(range(k + 1, self.depth + 1), s) for k, s in zip(ks, samples, strict=True)]
-        return Said(
-            self._observed([left[j] if j in left else _first(trunk, s) for j, s in enumerate(samples)]),
-            [[ratios[i][:s] for i in layers] for layers, s in inferred],
-            [
-                torch.stack([kls[i][:s] for i in layers]) if layers else y.new_zeros(0, s, len(y))
-                for layers, s in inferred
-            ],
-        )
+                trunk.p[i] = p[0]
+                trunk.q[i] = merge(evidence[i], p[0]) if i < self.depth else evidence[i]
+                trunk.z[i] = draw(trunk.q[i], noise, f"q{i}", (max(samples), len(y), *self.latents[i]))
+        return [left[j] if j in left else trunk.first(s) for j, s in enumerate(samples)]
 
     def _upward(self, y: Tensor) -> dict[int, Normal]:
         r"""$\hat q_i(z_i; x)$ of each layer i, over (1, B, *latent)."""
@@ -99,7 +102,3 @@ class LadderVAE(Chain):
             h = rows(stage, h)
             found[i] = normal(rows(head, h), self.scale)
         return found
-
-
-def _first(path: dict[int, Tensor], samples: int) -> dict[int, Tensor]:
-    return {i: z[:samples] for i, z in path.items()}

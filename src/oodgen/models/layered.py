@@ -23,8 +23,9 @@ from torch.distributions import Distribution, Normal
 
 from oodgen.errors import UserError
 from oodgen.models.density import Bound, Latent
-from oodgen.models.gaussian import Gaussian, Scale, join, rows, split, standard
+from oodgen.models.gaussian import Gaussian, Scale, draw, join, rows, split, standard
 from oodgen.models.likelihoods import Likelihood
+from oodgen.models.upward import Path
 from oodgen.nets import Lower, Stage, data_dependent_init
 from oodgen.noise import Noise
 
@@ -160,6 +161,25 @@ class Layered(Latent):
         y = torch.zeros(count, *self.shape, device=next(self.parameters()).device)
         return self.reconstruct(y, noise, self.depth)
 
+    @abstractmethod
+    def posteriors(self, y: Tensor, noise: Noise | None = None, samples: int = 1) -> list[Normal]:
+        """See `OpenHierarchy`."""
+
+    def explain(self, y: Tensor, posteriors: Sequence[Normal | None], noise: Noise, samples: int = 1) -> Bound:
+        """See `OpenHierarchy`."""
+        if len(posteriors) != self.depth:
+            raise ValueError(f"{len(posteriors)} posteriors do not fit a hierarchy of {self.depth} layers")
+        path = Path({})
+        for i, q in enumerate(posteriors, 1):
+            if q is not None:
+                path.q[i], path.z[i] = q, self._code(i, q, noise, (samples, len(y)))
+        p_x, (log_ratios,), closed = self._descend(y, [path], noise, (samples,), "sample")
+        return Bound(p_x.log_prob(y), tuple(log_ratios), None if closed is None else closed[0])
+
+    def _code(self, i: int, q: Normal, noise: Noise, shape: tuple[int, int]) -> Tensor:
+        """Draws of z_i from a posterior at the sites of `bounds`, of shape (S, B, *latent)."""
+        return draw(q, noise, f"q{i}", (*shape, *self.latents[i]))
+
     def _said(self, y: Tensor, noise: Noise, ks: Sequence[int], samples: Sequence[int], up: str, down: str) -> Said:
         if len(ks) != len(samples) or not all(0 <= k <= self.depth for k in ks):
             raise ValueError(f"levels {ks} with samples {samples} do not fit a hierarchy of {self.depth} layers")
@@ -168,6 +188,10 @@ class Layered(Latent):
     @abstractmethod
     def _say(self, y: Tensor, noise: Noise, ks: Sequence[int], samples: Sequence[int], up: str, down: str) -> Said:
         """Draw z_{>k} from q and z_{<=k} from p, for each level k."""
+
+    @abstractmethod
+    def _descend(self, y: Tensor, paths: Sequence[Path], noise: Noise, samples: Sequence[int], down: str) -> Said:
+        """What each path's inferred layers, those with a q, say of the image; draws from p replace the others."""
 
     def _stage(self, i: int, up: bool, source: tuple[int, ...], beyond: tuple[int, ...] | None = None) -> Stage:
         """The deterministic block of layer i that eats `source` and, beside it, `beyond`; `up`: of the generation."""
@@ -215,6 +239,20 @@ class Chain(Layered):
             Gaussian(stage(i + 1), self._head(i + 1, i, self.latents[i]), self.scale) for i in range(1, self.depth)
         )
         return prior, nn.ModuleList([stage(1), self._pixels()])
+
+    def _descend(self, y: Tensor, paths: Sequence[Path], noise: Noise, samples: Sequence[int], down: str) -> Said:
+        z = [path.z for path in paths]
+        for i in range(self.depth, 0, -1):
+            for s, path, p in zip(samples, paths, self._above(i, z, y.device), strict=True):
+                if i in path.q:
+                    path.p[i] = p
+                else:
+                    path.z[i] = draw(p, noise, f"p{i}", (s, len(y), *self.latents[i]), down)
+        return self._told(y, paths, samples)
+
+    def _told(self, y: Tensor, paths: Sequence[Path], samples: Sequence[int]) -> Said:
+        """What paths say that know all layers."""
+        return Said(self._observed([path.z for path in paths]), [path.log_ratios for path in paths])
 
     def _above(self, i: int, paths: Sequence[Mapping[int, Tensor]], device: torch.device) -> list[Normal]:
         """p(z_i | z_{>i}) of each path."""

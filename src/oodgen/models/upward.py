@@ -1,12 +1,13 @@
-"""The way up through layers that are inferred one from another, for several levels at once."""
+"""What a level knows of its layers, and the way up through layers that are inferred one from another."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Normal, kl_divergence
 
-from oodgen.models.gaussian import draw, split
+from oodgen.models.gaussian import draw, first, split
 from oodgen.noise import Noise
 
 __all__ = ["Path", "upward"]
@@ -19,12 +20,14 @@ class Path:
     Arguments:
         z: The latent variables; 0 is the image.
         h: Features of the deterministic path upward, where there is one.
-        log_q: $\\log q(z_i | \\cdot)$, elementwise, of the layers that the level infers.
+        q: $q(z_i | \\cdot)$ of the layers that the level infers.
+        p: $p(z_i | z_{>i})$ of the same layers, found on the way down.
     """
 
     z: dict[int, Tensor]
     h: dict[int, Tensor] = field(default_factory=dict)
-    log_q: dict[int, Tensor] = field(default_factory=dict)
+    q: dict[int, Normal] = field(default_factory=dict)
+    p: dict[int, Normal] = field(default_factory=dict)
 
     def fork(self, samples: int) -> "Path":
         """So many copies of a path of one sample."""
@@ -33,7 +36,22 @@ class Path:
 
     def above(self, k: int) -> "Path":
         """A copy for level k, which infers the layers above k only."""
-        return Path(dict(self.z), dict(self.h), {i: value for i, value in self.log_q.items() if i > k})
+        return Path(dict(self.z), dict(self.h), {i: q for i, q in self.q.items() if i > k})
+
+    def first(self, samples: int) -> "Path":
+        """A copy of the first samples, without features."""
+        q, p = ({i: first(x, samples) for i, x in found.items()} for found in (self.q, self.p))
+        return Path({i: z[:samples] for i, z in self.z.items()}, q=q, p=p)
+
+    @property
+    def log_ratios(self) -> list[Tensor]:
+        """$\\log q - \\log p$ of each inferred layer, lowest first, elementwise."""
+        return [self.q[i].log_prob(self.z[i]) - self.p[i].log_prob(self.z[i]) for i in sorted(self.q)]
+
+    def kls(self, samples: int, batch: int) -> Tensor:
+        """The KL of each inferred layer from its prior, given the layers above, in closed form: (layers, S, B)."""
+        kls = [kl_divergence(self.q[i], self.p[i]).flatten(2).sum(2) for i in sorted(self.q)]
+        return torch.stack([kl.expand(samples, batch) for kl in kls])
 
 
 def upward(
@@ -80,7 +98,7 @@ def upward(
             paths[j] = mean.fork(samples[j])
         for j, q_j in [*((j, q[0]) for j in leaving), *zip(own, q[shared:], strict=True)]:
             paths[j].z[i] = draw(q_j, noise, f"{site}{i}", (samples[j], *q_j.mean.shape[1:]))
-            paths[j].log_q[i] = q_j.log_prob(paths[j].z[i])
+            paths[j].q[i] = q_j
         if shared:
             mean.z[i] = q[0].mean
     return paths

@@ -21,7 +21,9 @@ class Below:
       + \sum_{i<l} \log p(z_i | z_{>i}) - \log q(z_i | \cdot) \Big] \le \log p(x)$$
 
     The layers from l on come from the prior, whatever the image is. $\mathcal L^{<L+1}$ is the ELBO, and
-    $\mathcal L^{<1} = \mathcal L^{>L}$ knows nothing of the image. The definition is the mirror image of eq. 5.
+    $\mathcal L^{<1} = \mathcal L^{>L}$ knows nothing of the image. The definition is the mirror image of eq. 5. Where
+    inference comes down (the ladder, BIVA), the layers from l on that $q(z_i | \cdot)$ depends on are inferred from the
+    image too; they only lead to $z_{<l}$ and are then forgotten.
 
     Evidence, nats: `l` (L - 1, N), its first row $\mathcal L^{<2}$.
 

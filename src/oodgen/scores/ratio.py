@@ -2,7 +2,7 @@ r"""Likelihood ratios between the levels of a hierarchy. Larger = more out-of-di
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from oodgen.errors import UserError
+from oodgen.scores.ensemble import each
 from oodgen.scores.likelihood import level
 
 log = logging.getLogger(__name__)
 
-__all__ = ["DeviatingLevel", "input_complexity", "llr", "llr_ada", "llr_between"]
+__all__ = ["DeviatingLevel", "background", "input_complexity", "llr", "llr_ada", "llr_between"]
 
 
 def _levels(evidence: Mapping[str, Tensor], probe: str, kl: str) -> Tensor:
@@ -128,3 +129,27 @@ def input_complexity(
     Source: Serra et al. 2020 (input complexity).
     """
     return -evidence[f"{probe}/l"][0] / math.log(2) - evidence[f"{image}/{codec}_bits"]
+
+
+def background(
+    evidence: Mapping[str, Tensor], score: Callable[[Mapping[str, Tensor]], Tensor], probe: str = "members"
+) -> Tensor:
+    r"""$\log p_{\theta_0}(x) - \log p_\theta(x)$ of two models: $\theta$ of images, $\theta_0$ of mutated ones.
+
+    What both find likely, as a plain background, cancels; what is left says how little x has of what makes an inlier.
+
+    Arguments:
+        evidence: Holds what `probe` says of two members, $\theta$ and then $\theta_0$.
+        score: $-\log p$ of a single model, nats.
+        probe: The probe that asked both.
+
+    Raises:
+        KeyError: the probe said nothing.
+        IndexError: there are not two members.
+
+    Source: Ren et al. 2019 (Likelihood Ratios for Out-of-Distribution Detection), section 3, with the sign of a score.
+    """
+    minus_log_p = each(evidence, score, probe)
+    if len(minus_log_p) != 2:
+        raise IndexError(f"{len(minus_log_p)} members instead of a model and its background")
+    return minus_log_p[0] - minus_log_p[1]
