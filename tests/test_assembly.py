@@ -133,6 +133,8 @@ def test_a_member_that_diverged_apart_is_named_and_it_alone_starts_over(run):
     run(*asked, "eval_seed=1", "retrain=true")
     now = [path.stat().st_mtime_ns for path in last]
     assert now[0] == then[0] and now[1] > then[1]
+    run(*asked, "eval_seed=1", "retrain=true")
+    assert all(path.stat().st_mtime_ns > time for path, time in zip(last, now, strict=True)), "none diverged: all"
 
 
 def test_a_member_was_mutated_as_the_ensemble_says_of_it(tmp_path):

@@ -61,6 +61,8 @@ def test_a_members_own_training_is_mutated_at_the_members_rate():
     whole = config("+experiment=fashion_mnist_background")
     plain, background = alone(whole, 1), alone(whole, 2)
     assert "mutation" not in plain["data"] and background["data"]["mutation"] == 0.2
+    none, zero, some = (config("+experiment=quickstart", f"+data.mutation={rate}") for rate in ("null", 0, 0.2))
+    assert record.fingerprint(none) == record.fingerprint(zero) != record.fingerprint(some)
 
 
 def test_an_argument_of_a_member_that_does_not_fit_is_named():

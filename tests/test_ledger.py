@@ -335,6 +335,11 @@ SWEEPS = sorted(
 )  # of tables, and of numbers in text
 
 
+def test_every_table_with_numbers_of_its_own_has_a_sweep():
+    own = {f"{slug}_{table.id}" for slug in PAPERS for table in printouts(slug).values() if own_numbers([table])}
+    assert all(any(name.startswith(sweep) for sweep in SWEEPS) for name in own), own - set(SWEEPS)
+
+
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_tables_sweep_fills_it(name):
     slug = next(slug for slug in PAPERS if name.startswith(slug))

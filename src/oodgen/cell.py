@@ -160,12 +160,13 @@ def _train(parts: Parts, folder: Path, loggers: list[Any]) -> dict[str, Any]:
 def _members(config: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
     """Leave every member's own training beside the ensemble's, found or made; their names and what each cost."""
     costs = {}
-    for i in range(1, config["method"]["size"] + 1):
-        own = assembly.alone(config, i)
-        name = record.fingerprint(own)
-        # an ensemble that starts over is assembled anew; of its members only one that diverged is trained again
-        lost = record.read_state(folder.parent / name)["state"] == "diverged"
-        parts = assemble(own | {"retrain": config["retrain"] and lost})
+    alone = {i: assembly.alone(config, i) for i in range(1, config["method"]["size"] + 1)}
+    names = {i: record.fingerprint(own) for i, own in alone.items()}
+    lost = {i for i, name in names.items() if record.read_state(folder.parent / name)["state"] == "diverged"}
+    for i, own in alone.items():
+        name = names[i]
+        # where members diverged, starting over is for them
+        parts = assemble(own | {"retrain": config["retrain"] and (i in lost or not lost)})
         parts.data.setup()
         log.info("member %d of %d, seed %d: %s", i, config["method"]["size"], own["seed"], folder.parent / name)
         with record.locked(folder.parent / name, wait=True):

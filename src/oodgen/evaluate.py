@@ -175,12 +175,12 @@ def check(scores: Mapping[str, np.ndarray], out: str) -> None:
         if missing := int(np.isnan(values).sum()):
             raise Diverged(
                 f"{name} is not a number for {missing} of the {len(values)} examples of {out}; score an earlier "
-                "checkpoint (checkpoint=best), or train with a smaller learning rate"
+                "checkpoint (checkpoint=best or epochN, where kept), or train with a smaller learning rate"
             )
         if np.isinf(values).all():
             raise Diverged(
                 f"{name} is infinite for all {len(values)} examples of {out}; score an earlier checkpoint "
-                "(checkpoint=best), or train with a smaller learning rate"
+                "(checkpoint=best or epochN, where kept), or train with a smaller learning rate"
             )
 
 

@@ -29,7 +29,7 @@ METRICS = {
     "auprc_in": "AUPRC, inlier positive",
     "fpr80": "False positives at 80 % true positives (lower is better)",
     "fpr95": "False positives at 95 % true positives (lower is better)",
-    "bpd": "Mean negative bound, bits per dimension, of the likelihood as it is, a mass or a density (lower is better)",
+    "bpd": "Mean negative bound, bits per dimension, a density made the mass of a grey level's bin (lower is better)",
     "nats": "Mean bound, nats",
     "nats_dim": "Mean negative bound, nats per dimension, as a density of pixels on [0, 1] (lower is better)",
     "mean": "Means over each set: reconstruction",

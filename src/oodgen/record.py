@@ -42,6 +42,8 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     shaping = {key: config[key] for key in SHAPING}
     # an option that a config does not have changes no name: rows have a scale, few images are mutated
     shaping["data"] = {key: config["data"][key] for key in SHAPING_DATA if key in config["data"]}
+    if not shaping["data"].get("mutation"):
+        shaping["data"].pop("mutation", None)
     shaping["precision"] = config["device"]["precision"]
     return digest(shaping)
 

@@ -96,7 +96,7 @@ class Examples:
 def mutate(x: Tensor, rate: float, draw: torch.Generator) -> Tensor:
     r"""Each pixel of stored images replaced, with probability $\mu$, by one drawn uniformly from 0..255.
 
-    $\mu$ is `rate`. A pixel with colours has each of them replaced by itself. The new value may be the old one, so
+    $\mu$ is `rate`. Each colour of a pixel is decided and drawn on its own. The new value may be the old one, so
     that a share of $\mu\, 255/256$ changes.
 
     Source: Ren et al. 2019 (Likelihood Ratios for Out-of-Distribution Detection), section 3.

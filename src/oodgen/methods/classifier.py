@@ -116,7 +116,8 @@ class BinaryCrossEntropy(Method):
     the data as they are, where a negative counts w times; here a batch of negatives goes with each batch of inliers, so
     that no batch is without. With $w = 1 / \rho$ both kinds weigh the same. "balanced" stands for that.
 
-    `log_py` is the negative loss. There is no validation: the negatives are all trained with.
+    `log_py` is the negative loss, log p(y|x) with negatives so weighted. There is no validation: the negatives are all
+    trained with.
 
     Arguments:
         model: A classifier with one logit, large for negatives.

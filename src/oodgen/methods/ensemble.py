@@ -40,7 +40,9 @@ class GenerativeEnsemble(Method):
             No choice is timed at run time, or two runs of one command could differ. The record says which it was.
             "apart": each member is a training of its own, the one that its method's command for a single model makes,
             found if that has been given already; then they are assembled. "auto" is that where the member's method
-            takes optimiser steps of its own, as where two networks take turns.
+            takes optimiser steps of its own, as where two networks take turns. Curves, and what a logger gets, are
+            then those of each member's own command; checkpoint=best is each one's own best, not one step of all;
+            retrain=true starts over the members that diverged, or all if none did.
         drop: Go on without a member that diverges, as long as two remain; otherwise it ends the training.
         inputs: Names of finished trainings of single models, folders in runs/train, to assemble instead of training.
 
@@ -80,7 +82,7 @@ class GenerativeEnsemble(Method):
                 "join; method.how=apart trains each by itself"
             )
         self.apart = inputs is None and (how == "apart" or turns)
-        if self.apart and drop:
+        if drop and (self.apart or inputs is not None):
             raise UserError("method.drop lets go of a member of a training that all share; here each has its own")
         self.whole = methods[0].whole
         self.methods = tuple(methods)  # no ModuleList: the weights belong to the ensemble

@@ -131,7 +131,7 @@ class Layered(Latent):
     ) -> list[Bound]:
         r"""L^{>k} for each k of `ks`, 0 <= k <= L, each with its number of `samples`.
 
-        What levels have in common is computed once, and each network is called once with the rows of all levels. All
+        What networks say of several levels is computed once, and each is called once with the rows of all levels. All
         levels use the same noise for the same variable.
 
         Arguments:

@@ -137,6 +137,7 @@ def background(
     r"""$\log p_{\theta_0}(x) - \log p_\theta(x)$ of two models: $\theta$ of images, $\theta_0$ of mutated ones.
 
     What both find likely, as a plain background, cancels; what is left says how little x has of what makes an inlier.
+    Which member is which the evidence does not say: `data.mutation=[0, 0.2]` makes them in this order.
 
     Arguments:
         evidence: Holds what `probe` says of two members, $\theta$ and then $\theta_0$.
@@ -151,5 +152,5 @@ def background(
     """
     minus_log_p = each(evidence, score, probe)
     if len(minus_log_p) != 2:
-        raise IndexError(f"{len(minus_log_p)} members instead of a model and its background")
+        raise IndexError(f"a model and its background, not {len(minus_log_p)} members,")
     return minus_log_p[0] - minus_log_p[1]
