@@ -45,7 +45,8 @@ def batch(n=4, step=100):
 
 
 @pytest.mark.parametrize(
-    ("weights", "numbers"), [("mean", [1 / 3] * 3), ("sum", [1.0] * 3), ([1.0, 0.5, 0.0], [1.0, 0.5, 0.0])]
+    ("weights", "numbers"),
+    [("mean", [1 / 3] * 3), ("sum", [1.0] * 3), (0.1, [1.0, 0.1, 0.1]), ([1.0, 0.5, 0.0], [1.0, 0.5, 0.0])],
 )
 def test_loss_is_made_of_the_levels_one_by_one(weights, numbers):
     model, noise = make(), ExampleNoise(0, torch.arange(4))
@@ -65,8 +66,9 @@ def test_warm_up_and_free_bits_are_those_of_maximum_likelihood():
     options = {"warmup": 1.0, "free_bits": FreeBits(50.0, hold=9)}
     plain = MaximumLikelihood(model, sgd, **options)
     plain._trainer = SimpleNamespace(num_training_batches=10)
-    only = method(model, weights=[1.0, 0.0, 0.0], **options)
-    torch.testing.assert_close(only.loss(x, noise)[0], plain.loss(x, noise)[0])
+    for only in (0, [1.0, 0.0, 0.0]):
+        same = method(model, weights=only, **options)
+        torch.testing.assert_close(same.loss(x, noise)[0], plain.loss(x, noise)[0])
 
 
 def test_every_level_decodes_the_codes_whose_kl_is_paid(monkeypatch):

@@ -28,7 +28,9 @@ class Informative(MaximumLikelihood):
     the image, it soon collapses, and the ratios are upside down; without them its KL falls slowly. With $w_k = 1$ the
     weights sum to L, the KL of $z_2, z_3, \dots$ is worth paying several times over, and that of $z_1$ too, since the
     images that upper layers reconstruct teach the same decoder: $\mathcal L$ falls below $\mathcal L^{>k}$, further for
-    images out of distribution, and the ratios are upside down as well.
+    images out of distribution, and the ratios are upside down as well. Between the two lies $w_0 = 1$ with small upper
+    weights: $z_1$ pays its KL against the whole of its own reconstruction, as in the ELBO, the others are asked for
+    enough to be used (experiments/adaptive_llr/README.md has what came of each).
 
     $z_{>k}$ are the very samples of the ELBO (`up="sample"`). Through means, as in the evaluation of $\mathcal L^{>k}$,
     codes would be decoded whose KL is in no term: $q(z_2 |\text{mean of } z_1)$ runs away from the prior.
@@ -37,7 +39,8 @@ class Informative(MaximumLikelihood):
         model: The hierarchy; all of its levels are computed in one call of `bounds`.
         optimizer, seed, samples, warmup, free_bits, decay: See `MaximumLikelihood`.
         weights: $w_k$: "mean", 1/L each, as printed; "sum", 1 each, so that the ordinary reconstruction counts as it
-            does in the ELBO (with Adam and $\lambda = 0$ the same as "mean" with KL weight 1/L); or L numbers.
+            does in the ELBO (with Adam and $\lambda = 0$ the same as "mean" with KL weight 1/L); a number a,
+            $w_0 = 1$ and $w_k = a$ above, so that 0 is the ELBO; or L numbers.
 
     Raises:
         UserError: the weights are none of these.
@@ -59,7 +62,7 @@ class Informative(MaximumLikelihood):
         warmup: float = 0,
         free_bits: FreeBits | None = None,
         decay: Literal["constant", "linear", "cosine"] = "constant",
-        weights: Literal["mean", "sum"] | Sequence[float] = "mean",
+        weights: Literal["mean", "sum"] | float | Sequence[float] = "mean",
     ) -> None:
         super().__init__(model, optimizer, seed, samples, warmup, free_bits, decay)
         self.weights = _weights(weights, model.depth)
@@ -72,11 +75,13 @@ class Informative(MaximumLikelihood):
         return bounds[0], gain, {f"log_px_{k}": value for k, value in enumerate(log_px[1:], 1)}
 
 
-def _weights(weights: str | Sequence[float], depth: int) -> list[float]:
+def _weights(weights: str | float | Sequence[float], depth: int) -> list[float]:
     if isinstance(weights, str):
         if weights not in ("mean", "sum"):
-            raise UserError(f"method.weights={weights!r} is not one of: mean, sum, or a list of numbers")
+            raise UserError(f"method.weights={weights!r} is not one of: mean, sum, a number, or a list of numbers")
         return [1 / depth if weights == "mean" else 1.0] * depth
+    if isinstance(weights, int | float):
+        weights = [1.0, *[float(weights)] * (depth - 1)]
     if len(weights) != depth or not all(weight >= 0 for weight in weights) or not weights[0] > 0:
         raise UserError(
             f"method.weights={list(weights)} are not {depth} numbers, one for each of the levels 0 to {depth - 1}, "
