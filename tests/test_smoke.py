@@ -38,8 +38,9 @@ def _misses(experiment: str) -> set[str]:
 
 def _thin(experiment: str) -> list[str]:
     """A hierarchy's layers with few channels: as deep as they are, in a tenth of the time."""
-    layers = _config(f"+experiment={experiment}")["model"].get("layers", ())
-    return [f"model.layers.{i}.channels=16" for i, layer in enumerate(layers) if layer["channels"] > 16]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        layers = compose("run", [f"+experiment={experiment}"]).model.get("layers", ())
+    return [f"model.layers.{i}.channels=16" for i, layer in enumerate(layers) if layer.channels > 16]
 
 
 def _options() -> list[str]:
