@@ -49,7 +49,6 @@ def _parts(root: Path) -> list[Path]:
         (["max_epochs=3"], ["'max_epochs'; did you mean trainer.max_epochs?"]),
         (["method.lr=1"], ["'method.lr'; did you mean method.optimizer.lr?"]),
         (["trainer.zzz=1"], ["'trainer.zzz'; trainer has: max_epochs, max_steps"]),
-        (["-m", "seeds=0,1"], ["'seeds'; did you mean seed"]),
         (["+experiment=quikstart"], ["'experiment/quikstart'; did you mean quickstart?"]),
         (["experiment=quickstart"], ["+experiment=quickstart"]),
         (["seed=abc"], ["oodgen: seed=abc is not a whole number"]),
@@ -489,6 +488,7 @@ def test_a_folder_that_cannot_be_written(command, tmp_path):
     [
         (["+experiment=nope"], 2, "oodgen: could not find 'experiment/nope'; experiment may be: cifar10_bpvae,"),
         (["+experiment=quickstart", "smok=true"], 2, "oodgen: there is no option 'smok'; did you mean smoke?"),
+        (["-m", "+experiment=quickstart", "seeds=0,1"], 2, "oodgen: there is no option 'seeds'; did you mean seed?"),
         (["quickstart"], 2, "missing EQUAL at '<EOF>'\n"),
         (["--help"], 0, "python -m oodgen.run +experiment=quickstart"),
         ([], 0, "fashion_mnist_llr_cpu"),
