@@ -40,12 +40,18 @@ def _parts(root: Path) -> list[Path]:
         (["dataset@data.inlier=nope"], ["dataset/nope", "photos", "svhn"]),
         (["+dataset@data.out.x=nope"], ["dataset/nope", "photos", "svhn"]),
         (["model=nope"], ["model/nope", "hvae_tiny"]),
-        (["score@scores=nope"], ["score/nope", "hierarchy"]),
+        (["score@scores=nope"], ["score/nope", "did you mean none?"]),
         (["+scores.x._target_=oodgen.scores.ratio.nope"], ["scores.x", "oodgen.scores.ratio.nope"]),
         (["method=nope"], ["method/nope", "maximum_likelihood"]),
-        (["modle=x"], ["modle"]),
+        (["modle=x"], ["'modle'; did you mean model?"]),
         (["+modle=x"], ["modle", "model"]),
-        (["trainer.max_epoch=3"], ["trainer.max_epoch"]),
+        (["trainer.max_epoch=3"], ["'trainer.max_epoch'; did you mean max_epochs"]),
+        (["max_epochs=3"], ["'max_epochs'; did you mean trainer.max_epochs?"]),
+        (["method.lr=1"], ["'method.lr'; did you mean method.optimizer.lr?"]),
+        (["trainer.zzz=1"], ["'trainer.zzz'; trainer has: max_epochs, max_steps"]),
+        (["+experiment=quikstart"], ["'experiment/quikstart'; did you mean quickstart?"]),
+        (["experiment=quickstart"], ["+experiment=quickstart"]),
+        (["seed=abc"], ["oodgen: seed=abc is not a whole number"]),
         (["+trainer.max_epoch=3"], ["trainer.max_epoch", "max_epochs"]),
         (["+foo=1"], ["'foo'", "seed"]),
         (["method.warmupp=1"], ["method.warmupp"]),
@@ -70,6 +76,14 @@ def test_a_wrong_word_is_named(command, arguments, words):
     ended = command("smoke=true", "device.accelerator=cpu", *arguments)
     assert ended.code == 2, ended.err
     assert all(word in ended.error for word in words), ended.error
+
+
+@pytest.mark.parametrize(("name", "mend"), [("bestt", "name last, best or epochN"), ("epoch9", "snapshots=[9]")])
+def test_a_checkpoint_that_no_training_would_leave_costs_none(command, outs, tmp_path, name, mend):
+    ended = command(*outs, f"checkpoint={name}")
+    assert ended.code == 2
+    assert f"no checkpoint '{name}'" in ended.error and mend in ended.error
+    assert not list((tmp_path / "runs").rglob("*.ckpt"))
 
 
 GAME = ["+experiment=fashion_mnist_ns_generated", "data.missing=skip"]
@@ -100,6 +114,7 @@ GAME = ["+experiment=fashion_mnist_ns_generated", "data.missing=skip"]
         ),
         (["+dataset@data.negative=hflip"], ["data.negative=hflip", "cannot be trained with"]),
         (["seed=-1"], ["seed=-1"]),
+        (["snapshots=5"], ["snapshots=5 is not a list"]),
         (["trainer.gradient_clip_val=1"], ["trainer.gradient_clip_val", "method.clip"]),
         (["+trainer.accumulate_grad_batches=2"], ["trainer.accumulate_grad_batches", "data.batch_size"]),
         (["-m", "+sweep=bpvae_table1,bpvae_table2"], ["one sweep"]),
@@ -471,7 +486,10 @@ def test_a_folder_that_cannot_be_written(command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
-        (["+experiment=nope"], 2, "oodgen: In 'run': Could not find 'experiment/nope' Available options"),
+        (["+experiment=nope"], 2, "oodgen: could not find 'experiment/nope'; experiment may be: cifar10_bpvae,"),
+        (["+experiment=quickstart", "smok=true"], 2, "oodgen: there is no option 'smok'; did you mean smoke?"),
+        (["-m", "+experiment=quickstart", "seeds=0,1"], 2, "oodgen: there is no option 'seeds'; did you mean seed?"),
+        (["quickstart"], 2, "missing EQUAL at '<EOF>'\n"),
         (["--help"], 0, "python -m oodgen.run +experiment=quickstart"),
         ([], 0, "fashion_mnist_llr_cpu"),
         (["+experiment=quickstart", "--cfg", "job"], 0, "_target_: oodgen.methods"),

@@ -1,6 +1,8 @@
 """Pictures of several runs: every number stands in its place."""
 
+import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from oodgen import comparisons
 
@@ -44,3 +46,15 @@ def test_ratios_diverge_around_one_alike_to_both_sides():
 
 def test_ratios_of_nothing_can_be_drawn():
     assert comparisons.ratios({"a": {"a": float("nan")}}).axes[0].texts[:] == []
+
+
+@pytest.mark.parametrize("count", [1, 6])
+@pytest.mark.parametrize("label", ["vae", "fashion_mnist_bpvae_plain seed "])
+def test_long_names_of_models_are_not_cut(label, count):
+    images = np.zeros((8, 1, 28, 28), dtype=np.uint8)
+    figure = comparisons.reconstructions({"mnist": (images, {f"{label}{i}": images for i in range(count)})})
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (axis,) = figure.axes
+    boxes = [text.get_window_extent(canvas.get_renderer()) for text in axis.get_yticklabels()]
+    assert min(box.x0 for box in boxes) >= 0 and axis.get_window_extent().x1 <= figure.bbox.width

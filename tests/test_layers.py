@@ -31,6 +31,7 @@ ALLOWED = {
     ],
     "methods.*": [*EVERYBODY, "models.*", "methods.*", "data.resident"],
     "data.*": [*EVERYBODY, "data.*"],
+    "mistakes": EVERYBODY,
     "record": EVERYBODY,
     "values": EVERYBODY,
     "device": EVERYBODY,

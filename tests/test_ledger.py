@@ -209,10 +209,17 @@ def test_warnings_follow_the_tables_that_use_the_run_and_say_whose_they_are():
 
 def test_where_a_paper_counts_samples_ours_are_counted_too():
     values, probes = {("mnist", "llr>1", "auroc"): 0.9}, {"probes.bounds.samples": "8", "probes.bounds.samples_k": "4"}
-    notes = after(
-        [run("hvae", "fashion_mnist", values, "hierarchical_llr", **probes)], "hierarchical_llr", "table7"
-    ).after
-    assert "S: the paper's importance samples; ours took S = 8 for l>0 and 4 for l>k." in notes
+
+    def notes(**scores):
+        own = [run("hvae", "fashion_mnist", values, "hierarchical_llr", **probes, **scores)]
+        return after(own, "hierarchical_llr", "table7").after
+
+    both = "S: the paper's importance samples; ours took S = 8 for l>0 and 4 for l>k."
+    assert both in notes(**{"scores.l>0.k": "0", "scores.llr>1.k": "1"})
+    assert both in notes(**{"scores.llr_ada._target_": "oodgen.scores.ratio.llr_ada"})
+    # what no score asks for is of no matter
+    shallow = notes(**{"scores.l>0.k": "0", "scores.c._target_": "oodgen.scores.ratio.input_complexity"})
+    assert "S: the paper's importance samples; ours took S = 8." in shallow
     assert not any(note.startswith("S:") for note in after([bpvae(config=probes)], "bpvae", "table2").after)
 
 

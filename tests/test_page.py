@@ -157,7 +157,8 @@ def test_the_papers_numbers_stand_beside_ours(run):
     (run / "results.csv").write_text(text)
     record = (run / "record.json").read_text().replace("photos", "fashion_mnist").replace('"digits"', '"mnist"')
     (run / "record.json").write_text(record.replace('"paper": null', '"paper": "hierarchical_llr"'))
-    (run / "config.yaml").write_text("probes: {bounds: {samples: 8, samples_k: 4}, image: {}}")
+    probes = "probes: {bounds: {samples: 8, samples_k: 4}, image: {}}"
+    (run / "config.yaml").write_text(f"{probes}\nscores: {{'llr>1': {{k: 1}}}}\n")
     html = page.write(run).read_text()
     assert "Beside the paper" in html and "ours took S = 8 for l&gt;0 and 4 for l&gt;k" in html
     assert "0.964 <small>S=1</small><br>0.984 <small>S=250</small><br>0.986 <small>S=1000</small>" in html

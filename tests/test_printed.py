@@ -170,3 +170,9 @@ def test_the_wheel_holds_every_papers_numbers():
     for path in EXPERIMENTS.glob("*/paper.yaml"):
         name = path.relative_to(EXPERIMENTS.parent).as_posix()
         assert inside[name] == f"oodgen/{name}"
+
+
+def test_members_of_an_ensemble_are_no_importance_samples():
+    numbers = printed.read_paper(EXPERIMENTS / "generative_ensembles" / "paper.yaml")
+    assert {item.samples for item in numbers if item.method in ("vae_ensemble", "wgan_ensemble")} == {""}
+    assert {item.samples for item in numbers if (item.table, item.method) == ("table3", "vae")} == {"16"}

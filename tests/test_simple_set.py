@@ -156,6 +156,8 @@ def test_nothing_is_trained_after_the_basic_set_failed(call, launch):
     ("words", "said"),
     [
         (["fashion_mnist", "--candidates", "nothing"], "dataset/nothing"),
+        (["fashion_mnist", "--candidates", "kmnits"], "could not find 'dataset/kmnits'; did you mean kmnist"),
+        (["fashion_mnist", "--candidates", "mnist", "max_epochs=1"], "did you mean trainer.max_epochs?"),
         (["fashion_mnist", "--candidates", "mnist", "trainer.max_epoch=1"], "trainer.max_epoch"),
         (["fashion_mnist", "--candidates", "fashion_mnist"], "no comparison"),
     ],

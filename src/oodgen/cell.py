@@ -57,6 +57,8 @@ def _run(parts: Parts, folder: Path, overrides: Sequence[str]) -> None:
     sets = data.test_sets()  # first of all: a set that is missing should not cost a training
     attack.check(method.model, data.attacks)
     data.setup()
+    if config["checkpoint"] not in ("last", "best", *(f"epoch{n}" for n in config["snapshots"])):
+        find(train_dir, config["checkpoint"])  # a training that will not leave it should not run for it
     for name, why in data.skipped.items():
         log.warning("skipped %s: %s", name, why)
     loggers = [build(logger, f"logger.{name}") for name, logger in config["logger"].items()]

@@ -104,7 +104,8 @@ def find(folder: Path, name: str) -> Path:
     path = folder / "checkpoints" / f"{name}.ckpt"
     if not path.is_file():
         there = sorted(other.stem for other in path.parent.glob("*.ckpt"))
-        mend = f"; snapshots=[{name[5:]}] retrain=true makes it" if re.fullmatch(r"epoch[1-9]\d*", name) else ""
+        snapshot = re.fullmatch(r"epoch[1-9]\d*", name)
+        mend = f"; snapshots=[{name[5:]}] retrain=true makes it" if snapshot else "; name last, best or epochN"
         raise UserError(f"no checkpoint {name!r} in {path.parent}; there are: {', '.join(there) or 'none'}{mend}")
     return path
 

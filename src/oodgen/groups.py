@@ -32,6 +32,8 @@ INCIDENTAL = ("seed", "logger", "runs", "retrain", "notes", "snapshots", "data.r
 # Where and how fast, which shows in the last digits at most; precision shows in more.
 MACHINE = ("device.accelerator", "device.channels_last", "device.compile")
 UNSET = "unset"
+# What asks for L^{>k}, whether it names a k or not.
+RATIOS = re.compile(r"oodgen\.scores\.ratio\.(llr.*|DeviatingLevel)")
 
 
 class Run(NamedTuple):
@@ -162,10 +164,18 @@ def _flat(config: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def sampling(config: Mapping[str, str]) -> str:
-    """How many samples a run's bounds took, in words; empty where no probe says so."""
+    """How many samples a run's bounds took, in words; empty where no probe says so.
+
+    Those of L^{>k} are of no matter to a run none of whose scores asks for k > 0, such as that of a VAE with one layer.
+    """
+    deep = any(
+        value != "0" if key.endswith(".k") else RATIOS.fullmatch(value)
+        for key, value in config.items()
+        if key.startswith("scores.")
+    )
     probes = [key.removesuffix(".samples") for key in config if key.startswith("probes.") and key.endswith(".samples")]
     counts = dict.fromkeys((config[f"{p}.samples"], config.get(f"{p}.samples_k", UNSET)) for p in probes)
-    words = [f"S = {s}" if k in (s, UNSET) else f"S = {s} for l>0 and {k} for l>k" for s, k in counts]
+    words = [f"S = {s}" if not deep or k in (s, UNSET) else f"S = {s} for l>0 and {k} for l>k" for s, k in counts]
     return " or ".join(words)
 
 

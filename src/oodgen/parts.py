@@ -68,6 +68,9 @@ def assemble(config: dict[str, Any]) -> Parts:
         config = _smoke(config)
     for missing in sorted(OmegaConf.missing_keys(OmegaConf.create(config))):
         raise UserError(f"{missing} is not set; give it as {missing}=VALUE")
+    seed = _checked_seed(config["seed"])  # before the parts that it is handed to
+    if not isinstance(config["snapshots"], list):
+        raise UserError(f"snapshots={config['snapshots']} is not a list of epochs; write snapshots=[1,2]")
     check_targets(config)
     check_values(config)
     _known(inspect.signature(pl.Trainer).parameters, "trainer", config["trainer"])
@@ -75,7 +78,7 @@ def assemble(config: dict[str, Any]) -> Parts:
     torch.set_num_threads(device.threads or 1)
     config["device"]["precision"] = device.precision
     data = build(config["data"], "data")
-    pl.seed_everything(_checked_seed(config["seed"]), verbose=False)
+    pl.seed_everything(seed, verbose=False)
     method = build(config["method"], "method")
     probes = {name: build(probe, f"probes.{name}") for name, probe in config["probes"].items()}
     for name, probe in probes.items():

@@ -147,7 +147,8 @@ def _item(paper: str, table: Mapping[str, Any], cell: Mapping[str, Any], unit: s
     places = len(str(value).partition(".")[2])
     if isinstance(table["decimals"], int):
         places = max(places, table["decimals"])
-    samples = "" if cell.get("samples") is None else str(cell["samples"])
+    # beside an ensemble's number stand its members, which are no importance samples
+    samples = "" if cell.get("samples") is None or cell.get("ensemble") else str(cell["samples"])
     names = (paper, table["id"], inlier, out, method, score, metric, samples)
     quoted, origin = cell["role"] == "quoted", (str(cell["source"]), places + (2 if scale == 100 else 0))
     trained = trained.get(cell["method"]) if isinstance(trained, dict) else trained

@@ -17,13 +17,11 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import OverrideParseException
 from hydra.types import RunMode
 from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError
 
-from oodgen import record, render, tables
+from oodgen import mistakes, record, render, tables
 from oodgen.errors import UserError
 from oodgen.files import write_text
 from oodgen.paths import config_dir
@@ -82,7 +80,7 @@ def _job(config: DictConfig) -> None:
         if not isinstance(error, UserError):
             file_log.exception("unexpected error")
             traceback = Path(hydra_config.runtime.output_dir) / "log.txt"
-            why = f"{type(error).__name__}: {_line(error)} (the traceback is in {traceback})"
+            why = f"{type(error).__name__}: {mistakes.line(error)} (the traceback is in {traceback})"
         file_log.error("%s", why)
         if hydra_config.mode == RunMode.MULTIRUN:
             log.error("failed: %s", why)
@@ -156,7 +154,7 @@ def main() -> None:
         except Exception as error:
             if asked:
                 raise
-            _stop(_line(error), 2)
+            _stop(mistakes.line(error, sys.argv[1:]), 2)
         cells = [Cell(*json.loads(path.read_text())) for path in sorted(Path(folder).iterdir())]
     failed = [cell for cell in cells if cell.why is not None]
     if failed and len(cells) == 1:
@@ -174,21 +172,6 @@ def _terminated(*_: Any) -> NoReturn:
 def _stop(message: str, code: int) -> NoReturn:
     print(f"oodgen: {message}", file=sys.stderr)
     sys.exit(code)
-
-
-def _line(error: BaseException) -> str:
-    """An error as one line; Hydra spreads "could not find" and its list of choices over several."""
-    if isinstance(error, OSError) and error.filename:
-        return (
-            f"cannot write {error.filename}: {error.strerror}; free some space or choose another folder with runs=DIR"
-        )
-    if isinstance(error, OverrideParseException):
-        return f"{error.override} is not of the form key=value: {error}".split(" See https")[0].replace("\n", " ")
-    if isinstance(error, InterpolationToMissingValueError):
-        missing = str(error).split("Missing mandatory value: ")[-1].split()[0]
-        return f"{missing} is not set; give it as {missing}=VALUE"
-    lines = [line.strip() for line in str(error).split("\nConfig search path:")[0].splitlines()]
-    return " ".join(filter(None, lines)) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from oodgen import record, tables
+from oodgen import mistakes, record, tables
 from oodgen.choice import Trained, judge, write
 from oodgen.data.__main__ import catalogue
 from oodgen.data.catalog import Dataset, load
@@ -84,7 +84,7 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             return OmegaConf.to_container(compose("run", list(overrides)), resolve=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(" ".join(str(error).split("\nConfig search path:")[0].split())) from error
+        raise UserError(mistakes.line(error, overrides)) from error
 
 
 def origin(cell: Cell) -> str:
