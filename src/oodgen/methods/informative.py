@@ -52,6 +52,7 @@ class Informative(MaximumLikelihood):
     model: Latent
     needs = Hierarchy
     such = "hvae_tiny"
+    forward_pass = False
 
     def __init__(
         self,
