@@ -159,6 +159,16 @@ def test_levels_that_share_their_way_up_see_the_same_samples():
         torch.testing.assert_close(bound.elbo, alone.elbo, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("skips", [False, True])
+def test_levels_that_share_their_codes_ask_each_prior_once(skips):
+    model, rows = make(skips, [LAYERS[0], *[{**LAYERS[1], "stride": 1}] * 3]), {}
+    for i, prior in enumerate(model.prior, 1):
+        prior.register_forward_hook(lambda _, z, p, i=i: rows.setdefault(i, []).append(len(z[0])))
+    model.bounds(torch.rand(3, 1, 6, 5), RandomNoise(), range(4), [2] * 4, up="sample")
+    # p(z_i | .): one for the levels k <= i, whose z_{>i} is that of the ELBO, and one for each above
+    assert rows == {i: [2 * (1 + 3 - i)] for i in (1, 2, 3)}
+
+
 def test_levels_of_as_many_samples_decode_the_very_samples_of_the_elbo():
     model, y = make(), torch.rand(3, 1, 6, 5)
     # noise that never repeats: only a shared way gives all levels one z_3, and the same ratio of it

@@ -32,7 +32,8 @@ class Informative(MaximumLikelihood):
     weights: $z_1$ pays its KL against the whole of its own reconstruction, as in the ELBO, the others are asked for
     enough to be used (experiments/adaptive_llr/README.md has what came of each).
 
-    $z_{>k}$ are the very samples of the ELBO (`up="sample"`). Through means, as in the evaluation of $\mathcal L^{>k}$,
+    $z_{>k}$ are the very samples of the ELBO (`up="sample"`; of BIVA their bottom-up halves, while the top-down ones
+    are drawn anew from the same q). Through means, as in the evaluation of $\mathcal L^{>k}$,
     codes would be decoded whose KL is in no term: $q(z_2 |\text{mean of } z_1)$ runs away from the prior.
 
     Arguments:
