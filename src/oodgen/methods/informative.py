@@ -1,5 +1,6 @@
 r"""Training that makes every level of a hierarchy say something of the image."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -84,9 +85,9 @@ def _weights(weights: str | float | Sequence[float], depth: int) -> list[float]:
         return [1 / depth if weights == "mean" else 1.0] * depth
     if isinstance(weights, int | float):
         weights = [1.0, *[float(weights)] * (depth - 1)]
-    if len(weights) != depth or not all(weight >= 0 for weight in weights) or not weights[0] > 0:
+    if len(weights) != depth or not all(0 <= weight < math.inf for weight in weights) or not weights[0] > 0:
         raise UserError(
-            f"method.weights={list(weights)} are not {depth} numbers, one for each of the levels 0 to {depth - 1}, "
-            "not negative and the first positive"
+            f"method.weights={list(weights)} are not {depth} finite numbers, one for each of the levels 0 to "
+            f"{depth - 1}, not negative and the first positive"
         )
     return [float(weight) for weight in weights]
