@@ -69,6 +69,7 @@ def _parts(root: Path) -> list[Path]:
         (["seed=["], ["seed=["]),
         (["model=hvae_natural_small"], ["[3, 32, 32]", "photos has [1, 28, 28]"]),
         (["scores.kl_3.layer=9"], ["kl_3", "bounds/"]),
+        (["+scores.x={_target_:oodgen.scores.ratio.llr,_partial_:true}"], ["scores.x", "missing", "'k'"]),
         (["~probes.image"], ["image/"]),
     ],
 )
@@ -119,6 +120,7 @@ GAME = ["+experiment=fashion_mnist_ns_generated", "data.missing=skip"]
         (["+trainer.accumulate_grad_batches=2"], ["trainer.accumulate_grad_batches", "data.batch_size"]),
         (["-m", "+sweep=bpvae_table1,bpvae_table2"], ["one sweep"]),
         (["+sweep=bpvae_table1", "+experiment=quickstart"], ["no experiment beside it"]),
+        (["+scale=cpu3", "+experiment=fashion_mnist_llr_ada_hvae"], ["+scale", "comes after +experiment"]),
     ],
 )
 def test_a_wrong_word_of_a_vae_is_named(command, tmp_path, arguments, words):

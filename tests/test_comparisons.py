@@ -27,6 +27,15 @@ def test_progress_has_a_panel_for_each_out_set_and_a_point_for_each_value_measur
     assert comparisons.progress({"mnist": measured}).axes[0].get_xscale() == "linear"
 
 
+def test_long_names_of_runs_stay_inside_the_picture():
+    images = np.zeros((8, 1, 28, 28), np.uint8)
+    made = {f"fashion_mnist_llr_ada_cpu_with_a_long_name seed {seed} 0123456789ab": images for seed in range(5)}
+    for sets in (1, 2):
+        figure = comparisons.reconstructions({str(i): (images, made) for i in range(sets)})
+        FigureCanvasAgg(figure).draw()
+        assert min(label.get_window_extent().x0 for label in figure.axes[0].get_yticklabels()) >= 0
+
+
 def test_ratios_stand_in_row_and_column_and_what_is_missing_is_left_empty():
     nan = float("nan")
     values = {"a": {"a": 1.01, "b": 0.5, "c": 2.0}, "b": {"b": 1.0, "a": nan}}

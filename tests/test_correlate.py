@@ -24,6 +24,16 @@ def test_against_numpy():
     assert correlate.correlation(a, b) == pytest.approx(correlate.correlation(b, a))
 
 
+def test_the_widest_layers_are_compared_part_by_part(monkeypatch):
+    a, b = features(d=7), features(d=5, seed=1)
+    whole = correlate.correlation(a, b)
+    monkeypatch.setattr(correlate, "ROWS", 3)
+    seen, product = [], torch.Tensor.__matmul__
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda x, y: seen.append(len(x)) or product(x, y))
+    assert correlate.correlation(a, b) == pytest.approx(whole, rel=1e-12)
+    assert seen == [3, 3, 1]  # of 32,768 features each, as z_1 of CIFAR-10 has, all at once would be 9 gigabytes
+
+
 def test_order_sign_scale_and_shift_do_not_count_and_constants_are_left_out():
     a = features()
     b = a[:, [2, 0, 3, 1]] * torch.tensor([-1.0, 5.0, 1e-3, 1.0]) + 7
@@ -57,3 +67,7 @@ def test_command(command, tiny, tmp_path, capsys):
         assert correlate.main(wrong) == 2
         error = capsys.readouterr().err
         assert words in error and error.startswith("oodgen: ") and error.count("\n") == 1
+    (run / "config.yaml").unlink()
+    assert correlate.main([*runs, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "cannot read" in error and "config.yaml" in error and error.count("\n") == 1

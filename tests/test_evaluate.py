@@ -20,6 +20,7 @@ from oodgen.noise import RandomNoise
 from oodgen.probes.bounds import Bounds
 from oodgen.probes.complexity import ImageStatistics
 from oodgen.scores import likelihood, ratio
+from oodgen.scores.typicality import Typicality
 
 CPU = Device("cpu", "32")
 calls: list[int] = []
@@ -210,6 +211,12 @@ def test_a_score_that_asks_for_what_is_not_there_names_itself_and_what_there_is(
     with pytest.raises(UserError, match="score 'odd'") as error:
         evaluate.score({"odd": wrong}, evidence)
     assert named in str(error.value) and "b/value, bounds/l" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("wrong", "named"), [(Typicality("mode"), "mode/l"), (ratio.DeviatingLevel("one"), "k=1 of")])
+def test_so_does_one_that_is_fitted_on_what_is_not_there(wrong, named):
+    with pytest.raises(UserError, match=f"score 'odd' asks for .*{named}"):
+        evaluate.fit_scores({"odd": wrong}, {"bounds/l": torch.zeros(3, 5), "one/l": torch.zeros(1, 5)})
 
 
 def test_only_scores_that_fit_are_fitted():

@@ -24,12 +24,24 @@ DATA = {
     "size": None,
     "root": "data",
 }
+INFORMATIVE = {"_target_": "oodgen.methods.informative.Informative", "weights": "mean", "decay": "linear"}
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1, "betas": [0.9, 0.99]}
 
 
 @pytest.mark.parametrize(
     "config",
-    [VAE, DATA, ADAM, [VAE], {"deep": {"er": VAE}}, {**DATA, "size": [32, 32], "resident": 1}, {**VAE, "unknown": "x"}],
+    [
+        VAE,
+        DATA,
+        ADAM,
+        INFORMATIVE,
+        {**INFORMATIVE, "weights": 0.1},
+        {**INFORMATIVE, "weights": [1, 0.5]},
+        [VAE],
+        {"deep": {"er": VAE}},
+        {**DATA, "size": [32, 32], "resident": 1},
+        {**VAE, "unknown": "x"},
+    ],
 )
 def test_what_fits_passes(config):
     check_values(config)
@@ -55,6 +67,9 @@ def test_what_fits_passes(config):
         ({**DATA, "inlier": "mnist"}, "dataset@model.inlier=mnist"),
         ({**DATA, "out": {"kmnist": None}}, "model.out.kmnist=null names nothing; leave it out with ~model.out.kmnist"),
         ({**ADAM, "lr": "x"}, "model.lr='x' is not a number"),
+        ({**INFORMATIVE, "weights": [1, "x"]}, "model.weights[1]='x' is not a number"),
+        ({**INFORMATIVE, "weights": None}, "model.weights=null is not 'mean' or 'sum' or a number or a list"),
+        ({**INFORMATIVE, "decay": 1}, "model.decay=1 is not 'constant' or 'linear' or 'cosine'"),
     ],
 )
 def test_what_does_not_fit_is_named_by_its_place(config, words):

@@ -123,6 +123,7 @@ def reconstructions(sets: Mapping[str, tuple[Array, Mapping[str, Array]]]) -> Fi
     """
     with matplotlib.rc_context(LOOK):
         figure, axes = panels(len(sets), 2, 4.8, 1.0)
+        figure.set_layout_engine("compressed")  # images keep their sides' ratio, which "constrained" counts on too late
         shapes = []
         for i, (axis, (name, (originals, made))) in enumerate(zip(axes, sets.items(), strict=False)):
             labels = ["" if i % 2 else label for label in ("x", *made)]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["codes", "correlation", "main"]
 
+ROWS = 1024  # features of one layer that are compared with all of another's at once: all would take gigabytes
+
 
 def correlation(a: "Tensor", b: "Tensor") -> float:
     r"""How well the features of one layer find themselves in another's, in [0, 1].
@@ -41,8 +43,13 @@ def correlation(a: "Tensor", b: "Tensor") -> float:
         parts.append(x[:, moves] / norm[moves])
     if not all(part.shape[1] for part in parts):
         return float("nan")
-    r = (parts[0].T @ parts[1]).abs()
-    return float(torch.stack([r.amax(1).mean(), r.amax(0).mean()]).mean())
+    first, second = parts
+    best, best_of_second = [], first.new_zeros(second.shape[1])
+    for some in first.split(ROWS, 1):
+        r = (some.T @ second).abs()
+        best.append(r.amax(1))
+        best_of_second = torch.maximum(best_of_second, r.amax(0))
+    return float(torch.stack([torch.cat(best).mean(), best_of_second.mean()]).mean())
 
 
 def codes(run: Path, x: Any) -> "list[Tensor]":
@@ -74,14 +81,11 @@ def codes(run: Path, x: Any) -> "list[Tensor]":
 
 def _images(run: Path, name: str | None, count: int) -> "NDArray[Any]":
     """The first test images of a set of a run, its inlier set if none is named."""
-    from omegaconf import OmegaConf
-
     from oodgen.data.module import OODDataModule
-    from oodgen.parts import build, check_targets
+    from oodgen.detector import config_of
+    from oodgen.parts import build
 
-    config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    check_targets(config)
-    data: OODDataModule = build(config["data"], "data")  # type: ignore[index, call-overload]
+    data: OODDataModule = build(config_of(run).get("data"), "data")
     sets = data.test_sets()
     if name is not None and name not in sets:
         raise UserError(f"{run} has no set {name}; it has: {', '.join(sets)}")

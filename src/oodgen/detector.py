@@ -35,7 +35,7 @@ from oodgen.noise import ExampleNoise
 from oodgen.parts import build, check_targets
 from oodgen.probes.probe import Evidence, Probe
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "config_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ class Detector:
             UserError: there is no such run or score, it is not finished, or a file of it is missing or damaged.
         """
         folder = _evaluation(Path(run).expanduser())
-        config = _config(folder / "config.yaml")
+        config = config_of(folder)
         kept = calibration.read(folder)
         name = score or ("llr_ada" if "llr_ada" in config["scores"] else next(iter(config["scores"]), ""))
         if name not in config["scores"]:
@@ -252,8 +252,13 @@ def _training(folder: Path) -> Path:
     return found
 
 
-def _config(path: Path) -> dict[str, Any]:
-    """A run's config with every `_target_` checked: a directory from elsewhere must not run code of its choice."""
+def config_of(run: Path) -> dict[str, Any]:
+    """A run's config with every `_target_` checked: a directory from elsewhere must not run code of its choice.
+
+    Raises:
+        UserError: it cannot be read, is not that of a run, or names what may not be built.
+    """
+    path = run / "config.yaml"
     try:
         config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:

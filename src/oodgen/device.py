@@ -31,7 +31,8 @@ class Device:
             Log-probabilities and sums stay in float32.
         channels_last: Memory format of images and convolutions; "auto" is true: 1.1-1.2 times faster with
             bf16, no clear difference with fp32.
-        compile: torch.compile the training step: worth its minute on a GPU and in long runs.
+        compile: torch.compile the model's forward pass, for methods that train by it, as maximum likelihood: worth its
+            minute on a GPU and in long runs.
         threads: CPU threads of torch; None for its own choice. Bit-equal results need equal numbers.
     """
 

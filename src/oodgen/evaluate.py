@@ -6,7 +6,8 @@ import io
 import logging
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,10 +146,16 @@ def fit_probes(witness: Witness, probes: Mapping[str, Any], trained: Callable[[]
 
 
 def fit_scores(scores: Mapping[str, Any], reference: Evidence) -> dict[str, Score]:
-    """Scores that need a reference, fitted on inlier validation evidence; the others as they are."""
-    return {
-        name: score.fit(reference) if callable(getattr(score, "fit", None)) else score for name, score in scores.items()
-    }
+    """Scores that need a reference, fitted on inlier validation evidence; the others as they are.
+
+    Raises:
+        UserError: as `score`.
+    """
+    fitted = {}
+    for name, score in scores.items():
+        with _asking(name, reference):
+            fitted[name] = score.fit(reference) if callable(getattr(score, "fit", None)) else score
+    return fitted
 
 
 def score(scores: Mapping[str, Score], evidence: Evidence) -> dict[str, np.ndarray]:
@@ -159,14 +166,18 @@ def score(scores: Mapping[str, Score], evidence: Evidence) -> dict[str, np.ndarr
     """
     values = {}
     for name, function in scores.items():
-        try:
+        with _asking(name, evidence):
             values[name] = function(evidence).double().numpy()
-        except (KeyError, IndexError) as error:
-            given = ", ".join(sorted(evidence))
-            raise UserError(
-                f"score {name!r} asks for {error} which the probes did not give; there are: {given}"
-            ) from error
     return values
+
+
+@contextmanager
+def _asking(name: str, evidence: Evidence) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, IndexError) as error:
+        given = ", ".join(sorted(evidence))
+        raise UserError(f"score {name!r} asks for {error} which the probes did not give; there are: {given}") from error
 
 
 def check(scores: Mapping[str, np.ndarray], out: str) -> None:

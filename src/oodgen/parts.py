@@ -97,7 +97,17 @@ def assemble(config: dict[str, Any]) -> Parts:
         name: build(score, f"scores.{name}") for name, score in {**config["scores"], **config["controls"]}.items()
     }
     means = {name: build(mean, f"means.{name}") for name, mean in config["means"].items()}
+    for name, score in (scores | means).items():
+        _check_score(name, score)
     return Parts(config, data, method, probes, scores, means, device)
+
+
+def _check_score(name: str, score: Any) -> None:
+    """Raise UserError if a score wants more than evidence: it would only be known after the training."""
+    try:
+        inspect.signature(score).bind({})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"scores.{name}: {error}; a score takes evidence alone, so give it the rest") from error
 
 
 def _checked_seed(seed: Any) -> int:

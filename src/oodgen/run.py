@@ -137,6 +137,10 @@ def main() -> None:
     if sweeps and ("," in sweeps[0] or any(argument.startswith("+experiment=") for argument in sys.argv)):
         # Hydra would run what no sweep names: of two sweeps a cell each, or the experiment instead of the sweep's
         _stop("a command runs one sweep and no experiment beside it; give a command for each", 2)
+    groups = [argument.partition("=")[0] for argument in sys.argv]
+    if "+scale" in groups and "+experiment" in groups[groups.index("+scale") :]:
+        # Hydra lets the later one have its way: what is small in a scale would be large again, without a word
+        _stop("+scale changes what an experiment says, so it comes after +experiment; give them in that order", 2)
     asked = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
     os.environ[TRACEBACK] = "1" if asked else ""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print its own shortened traceback and exit with 1

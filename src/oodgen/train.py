@@ -13,7 +13,6 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
-from torch import nn
 
 from oodgen.checkpoints import Checkpoints, load_weights, read_checkpoint
 from oodgen.curves import Curves
@@ -52,13 +51,13 @@ def fit(
 
     Raises:
         UserError: the checkpoint to resume from is damaged, a Trainer option does not exist, trains nothing, or
-            cannot be had where two optimisers take turns; the model has no forward pass to compile.
+            cannot be had where two optimisers take turns; there is nothing to compile.
         Diverged: from the method.
     """
     _check(options, turns=not method.automatic_optimization)
-    if device.compile and type(method.model).forward is nn.Module.forward:  # type: ignore[union-attr]
-        name = type(method.model).__name__
-        raise UserError(f"device.compile compiles a model's forward pass, and a {name} has none; leave it out")
+    if device.compile and not method.forward_pass:
+        name = type(method).__name__
+        raise UserError(f"device.compile compiles a model's forward pass, which {name} does without; leave it out")
     last = folder / "checkpoints" / "last.ckpt"
     resume = last if last.is_file() else None
     _quiet()

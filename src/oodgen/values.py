@@ -72,6 +72,8 @@ def _of_one(place: str, value: Any, hint: Any) -> str | None:
     if origin in SCALARS:
         fits = isinstance(value, (int, float) if origin is float else origin)
         return None if fits and (origin is bool or not isinstance(value, bool)) else ""
+    if origin is typing.Literal:
+        return None if type(value) in map(type, inner) else ""  # which of them it may be, whoever gets it must say
     if origin in (Sequence, list, tuple):
         if not isinstance(value, list):
             return ""
@@ -103,6 +105,8 @@ def _words(hint: Any) -> str:
     origin = typing.get_origin(hint) or hint
     if origin in SCALARS:
         return SCALARS[origin]
+    if origin is typing.Literal:
+        return " or ".join(map(_said, typing.get_args(hint)))
     if origin in (Sequence, list, tuple):
         return "a list"
     if origin in (Mapping, dict):

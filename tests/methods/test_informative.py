@@ -142,7 +142,7 @@ def test_every_parameter_gets_a_gradient_from_the_top_reconstruction_too():
 
 
 def test_wrong_weights_and_models_are_one_line():
-    for weights in ("half", [1.0, 1.0], [1.0, -1.0, 1.0], [0.0, 1.0, 1.0]):
+    for weights in ("half", [1.0, 1.0], [1.0, -1.0, 1.0], [0.0, 1.0, 1.0], float("inf"), float("nan")):
         with pytest.raises(UserError, match=r"method.weights=") as error:
             method(make(), weights=weights)
         assert "\n" not in str(error.value)
@@ -157,6 +157,16 @@ def test_levels_that_share_their_way_up_see_the_same_samples():
     for (k, s), bound in zip(itertools.zip_longest(range(4), [2, 3, 2, 1]), together, strict=True):
         alone = model.bounds(y, noise, [k], [s], up="sample")[0]
         torch.testing.assert_close(bound.elbo, alone.elbo, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_levels_that_share_their_codes_ask_each_prior_once(skips):
+    model, rows = make(skips, [LAYERS[0], *[{**LAYERS[1], "stride": 1}] * 3]), {}
+    for i, prior in enumerate(model.prior, 1):
+        prior.register_forward_hook(lambda _, z, p, i=i: rows.setdefault(i, []).append(len(z[0])))
+    model.bounds(torch.rand(3, 1, 6, 5), RandomNoise(), range(4), [2] * 4, up="sample")
+    # p(z_i | .): one for the levels k <= i, whose z_{>i} is that of the ELBO, and one for each above
+    assert rows == {i: [2 * (1 + 3 - i)] for i in (1, 2, 3)}
 
 
 def test_levels_of_as_many_samples_decode_the_very_samples_of_the_elbo():

@@ -8,6 +8,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from oodgen.models.density import Bound, Hierarchy
+from oodgen.models.gaussian import normal
 from oodgen.models.hierarchy import BottomUpVAE
 from oodgen.models.likelihoods import Bernoulli
 from oodgen.noise import ExampleNoise, RandomNoise
@@ -154,6 +155,15 @@ def test_the_top_ratio_estimates_a_true_kl():
     for k in (0, 1):
         (bound,) = model.bounds(y, ExampleNoise(0, index), [k], [2000])
         assert (bound.kls[-1].mean(0) > -4 * bound.kls[-1].std(0) / 2000**0.5).all()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_means_and_scales_lie_as_noise_does(kind):
+    rows = torch.randn(6, 4, 5, 5, dtype=kind).to(memory_format=torch.channels_last)
+    for params in (rows, rows.contiguous()):
+        q = normal(params.unflatten(0, (2, 3)), "deviation")
+        assert q.loc.is_contiguous() and q.scale.is_contiguous() and q.loc.dtype == torch.float32
+        assert torch.equal(q.loc, params.float()[:, :2].unflatten(0, (2, 3)))
 
 
 @pytest.mark.parametrize("scale", ["variance", "deviation"])

@@ -192,6 +192,13 @@ def test_a_level_that_is_not_there_is_an_error_and_never_another_level(score, k)
         score(evidence(), k)
 
 
+def test_a_model_of_one_layer_has_no_ratio_of_levels():
+    one = evidence(levels=1)
+    for call in (ratio.llr_ada, ratio.DeviatingLevel().fit, lambda e: ratio.llr(e, 1)):
+        with pytest.raises(IndexError, match="k=1 of "):
+            call(one)
+
+
 def test_an_unknown_reading_is_one_line():
     for call in (lambda: ratio.llr(evidence(), 1, kl="all"), lambda: ratio.llr_ada(evidence(), kl="all")):
         with pytest.raises(UserError, match="kl='all' is not one of: own, elbo"):

@@ -1,5 +1,6 @@
 r"""Training that makes every level of a hierarchy say something of the image."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -32,7 +33,8 @@ class Informative(MaximumLikelihood):
     weights: $z_1$ pays its KL against the whole of its own reconstruction, as in the ELBO, the others are asked for
     enough to be used (experiments/adaptive_llr/README.md has what came of each).
 
-    $z_{>k}$ are the very samples of the ELBO (`up="sample"`). Through means, as in the evaluation of $\mathcal L^{>k}$,
+    $z_{>k}$ are the very samples of the ELBO (`up="sample"`; of BIVA their bottom-up halves, while the top-down ones
+    are drawn anew from the same q). Through means, as in the evaluation of $\mathcal L^{>k}$,
     codes would be decoded whose KL is in no term: $q(z_2 |\text{mean of } z_1)$ runs away from the prior.
 
     Arguments:
@@ -52,6 +54,7 @@ class Informative(MaximumLikelihood):
     model: Latent
     needs = Hierarchy
     such = "hvae_tiny"
+    forward_pass = False
 
     def __init__(
         self,
@@ -82,9 +85,9 @@ def _weights(weights: str | float | Sequence[float], depth: int) -> list[float]:
         return [1 / depth if weights == "mean" else 1.0] * depth
     if isinstance(weights, int | float):
         weights = [1.0, *[float(weights)] * (depth - 1)]
-    if len(weights) != depth or not all(weight >= 0 for weight in weights) or not weights[0] > 0:
+    if len(weights) != depth or not all(0 <= weight < math.inf for weight in weights) or not weights[0] > 0:
         raise UserError(
-            f"method.weights={list(weights)} are not {depth} numbers, one for each of the levels 0 to {depth - 1}, "
-            "not negative and the first positive"
+            f"method.weights={list(weights)} are not {depth} finite numbers, one for each of the levels 0 to "
+            f"{depth - 1}, not negative and the first positive"
         )
     return [float(weight) for weight in weights]

@@ -89,6 +89,8 @@ class MaximumLikelihood(Method):
     mean of 16 ELBOs (papers/generative_ensembles, section 2); Burda, Grosse, Salakhutdinov 2016, eq. 8.
     """
 
+    forward_pass = True
+
     def __init__(
         self,
         model: Density,

@@ -39,6 +39,7 @@ class Method(pl.LightningModule):
         such: The name of a model of that kind, for whoever gave another one.
         whole: The term of the loss that is made of the others, and that a validation states.
         ranks: Whether a larger `whole` is better, so that the best checkpoint is chosen by it.
+        forward_pass: Whether a step calls the model itself, the one thing of it that `device.compile` compiles.
 
     Raises:
         UserError: the model is of another kind.
@@ -49,6 +50,7 @@ class Method(pl.LightningModule):
     such: ClassVar[str] = "vae_grey"
     whole: str = "bound"
     ranks: ClassVar[bool] = True
+    forward_pass: ClassVar[bool] = False
     model: Any
 
     def __init__(self, model: Any, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], seed: int = 0) -> None:

@@ -35,9 +35,11 @@ def normal(params: Tensor, scale: Scale) -> Normal:
     The scale is $\frac1\beta \log(1 + e^{\beta a})$ with $\beta = \ln 2$, one at a = 0; it is the variance (the paper's
     words) or the standard deviation (the authors' code).
     """
-    mean, raw = params.float().chunk(2, dim=2)
-    # contiguous: on a strided half the CPU kernel is ten times slower
-    value = F.softplus(raw.contiguous(), beta=math.log(2)) + 1e-6
+    # contiguous as noise is: CPU kernels are slow on a strided half, and on two operands of different strides; one copy
+    # where `to` converts, and `contiguous` where it would hand on a half that is float32 already
+    contiguous = torch.contiguous_format
+    mean, raw = (half.to(torch.float32, memory_format=contiguous).contiguous() for half in params.chunk(2, dim=2))
+    value = F.softplus(raw, beta=math.log(2)) + 1e-6
     return Normal(mean, value.sqrt() if scale == "variance" else value, validate_args=False)
 
 

@@ -255,11 +255,15 @@ class Chain(Layered):
         return Said(self._observed([path.z for path in paths]), [path.log_ratios for path in paths])
 
     def _above(self, i: int, paths: Sequence[Mapping[int, Tensor]], device: torch.device) -> list[Normal]:
-        """p(z_i | z_{>i}) of each path."""
+        """p(z_i | z_{>i}) of each path, one for all that share z_{>i}."""
         if i == self.depth:
             return [standard(self.latents[i], device)] * len(paths)
-        beyond = join([z[i + 2] for z in paths]) if i + 2 <= self.depth else None
-        return split(self.prior[i - 1](join([z[i + 1] for z in paths]), beyond), [len(z[i + 1]) for z in paths])
+        above = [(id(z[i + 1]), id(z.get(i + 2))) for z in paths]
+        own = dict(zip(above, paths, strict=True))
+        beyond = join([z[i + 2] for z in own.values()]) if i + 2 <= self.depth else None
+        p = self.prior[i - 1](join([z[i + 1] for z in own.values()]), beyond)
+        found = dict(zip(own, split(p, [len(z[i + 1]) for z in own.values()]), strict=True))
+        return [found[key] for key in above]
 
     def _observed(self, paths: Sequence[Mapping[int, Tensor]]) -> Distribution:
         """p(x | z) of all paths, joined."""

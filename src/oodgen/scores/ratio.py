@@ -69,10 +69,15 @@ def llr_ada(evidence: Mapping[str, Tensor], kl: Literal["own", "elbo"] = "own", 
     r"""The adaptive ratio $\sum_{k=1}^{L-1} w_k (\mathcal L^{>k-1} - \mathcal L^{>k})$, $w_k = \ell_k / \ell_{k-1}$.
 
     $\ell_k = \mathbb E \log p(x | z_{>k})$, kept below -1 nat so that no weight changes sign or blows up. The term of
-    k = 0 is zero, since both bounds come from the same samples. Source: Li et al. 2022, eq. 11 (papers/adaptive_llr,
-    section 4).
+    k = 0 is zero, since both bounds come from the same samples.
+
+    Raises:
+        IndexError: the model has one layer.
+
+    Source: Li et al. 2022, eq. 11 (papers/adaptive_llr, section 4).
     """
     levels = _levels(evidence, probe, kl)
+    level(levels, 1)  # of one layer there is nothing to add up, and 0 would be the score of every example
     log_px = evidence[f"{probe}/log_px"]
     if (log_px > 0).any():
         log.warning(
@@ -111,6 +116,7 @@ class DeviatingLevel:
 
     def _ratios(self, evidence: Mapping[str, Tensor]) -> Tensor:
         levels = evidence[f"{self.probe}/l"].double()
+        level(levels, 1)
         return levels[0] - levels[1:]
 
 
