@@ -150,7 +150,6 @@ def mosaic(axis: Axes, images: Array, labels: Sequence[str]) -> float:
     axis.set_xticks([])
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    axis.set_anchor("NW")  # centred, the labels' room is measured before the axes move away from it, and they are cut
     return canvas.shape[0] / canvas.shape[1]
 
 
