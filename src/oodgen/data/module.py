@@ -86,7 +86,7 @@ class OODDataModule(pl.LightningDataModule):
         super().__init__()
         if missing not in ("error", "skip"):
             raise UserError(f"data.missing={missing!r} is not one of: error, skip")
-        for name, number in (("batch_size", batch_size), ("limit", limit)):
+        for name, number in (("batch_size", batch_size), ("limit", limit), ("members", members)):
             if number is not None and number < 1:
                 raise UserError(f"data.{name}={number} must be at least 1")
         if size is not None and (len(size) != 2 or min(size) < 1):
