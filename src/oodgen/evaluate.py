@@ -164,7 +164,8 @@ def score(scores: Mapping[str, Score], evidence: Evidence) -> dict[str, np.ndarr
         except (KeyError, IndexError) as error:
             given = ", ".join(sorted(evidence))
             raise UserError(
-                f"score {name!r} asks for {error} which the probes did not give; there are: {given}"
+                f"score {name!r} asks for {error} which the probes did not give; there are: {given}; leave that score "
+                "out, or ask for it"
             ) from error
     return values
 

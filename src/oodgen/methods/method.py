@@ -97,8 +97,8 @@ class Method(pl.LightningModule):
         """Raise UserError if the data serve several members, or a stream that would go unused."""
         if batch.index.ndim > 1:
             raise UserError(
-                f"data.members={len(batch.index)} serves an ensemble, and {type(self).__name__} trains one model; leave "
-                "it out, or choose method=ensemble"
+                f"data.members={len(batch.index)} serves an ensemble, and {type(self).__name__} trains one model; "
+                "leave it out, or choose method=ensemble"
             )
         served = {"auxiliary": bool(batch.auxiliary), "negative": batch.negative is not None}
         for stream in {name for name, there in served.items() if there} - self.uses():
