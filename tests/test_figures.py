@@ -57,7 +57,9 @@ def test_a_far_set_is_named_instead_of_squeezing_the_others(scores):
     assert [text.get_text() for text in axis.texts] == ["uniform_noise, 900 →"]
 
 
-@pytest.mark.parametrize("values", [np.zeros(50), np.array([1.0]), np.array([np.nan, 1.0, np.inf, 2.0])])
+@pytest.mark.parametrize(
+    "values", [np.zeros(50), np.array([1.0]), np.full(3, -70.25), np.array([np.nan, 1.0, np.inf, 2.0])]
+)
 def test_degenerate_scores_can_be_drawn(tmp_path, values):
     for draw in (figures.roc, figures.densities):
         look.save(draw({"s": {"in": values, "out": values}}, "in"), tmp_path / "x.svg")

@@ -125,6 +125,7 @@ def test_grey_is_the_mean_of_the_channels(make):
         ({"batch_size": 0}, r"data\.batch_size=0"),
         ({"batch_size": 161}, r"set data\.batch_size=160"),
         ({"limit": 0}, r"data\.limit=0"),
+        ({"members": -1}, r"data\.members=-1 must be at least 1"),
         ({"missing": "maybe"}, "error, skip"),
         ({"mutation": 1.2}, r"data\.mutation=\[1\.2\] is not a rate from 0 to 1$"),
         ({"mutation": [0.1, 0.2]}, r"data\.mutation=\[0\.1, 0\.2\] is not a rate"),

@@ -71,6 +71,11 @@ def test_a_run_on_rows_and_its_detector(run):
         detector.score(x.astype(float))
 
 
+def test_a_model_of_other_rows_is_refused_without_a_word_of_images(command):
+    line = command("+experiment=credit_fraud_vae", "model.shape=[29]", "smoke=true", "device.accelerator=cpu").error
+    assert line.endswith("credit_fraud has [30]; choose another model, or model.shape=[30]")
+
+
 def test_a_calibration_older_than_scaling_still_loads(run):
     folder, _ = run
     path = folder / "calibration.safetensors"

@@ -177,7 +177,10 @@ def _asking(name: str, evidence: Evidence) -> Iterator[None]:
         yield
     except (KeyError, IndexError) as error:
         given = ", ".join(sorted(evidence))
-        raise UserError(f"score {name!r} asks for {error} which the probes did not give; there are: {given}") from error
+        raise UserError(
+            f"score {name!r} asks for {error} which the probes did not give; there are: {given}; leave that score "
+            "out, or ask for it"
+        ) from error
 
 
 def check(scores: Mapping[str, np.ndarray], out: str) -> None:

@@ -70,12 +70,13 @@ def roc(scores: Mapping[str, Mapping[str, Array]], inlier: str) -> Figure:
 def _window(sets: Mapping[str, Array], inlier: str) -> tuple[float, float, list[str]]:
     """The range to draw, and the sets too far away to share it: those would squeeze the others into one spike."""
     centre, spread = np.median(sets[inlier]), np.subtract(*np.quantile(sets[inlier], [0.95, 0.05]))
-    reach = 12 * max(spread, 1e-12)
+    least = 1e-12 + 1e-9 * abs(centre)  # what float64 can still divide into bins
+    reach = 12 * max(spread, least)
     far = [n for n, v in sets.items() if n != inlier and abs(np.median(v) - centre) > reach]
     near = [v for n, v in sets.items() if n not in far]
     low = max(min(np.quantile(v, 0.005) for v in near), centre - reach)
     high = min(max(np.quantile(v, 0.995) for v in near), centre + reach)
-    pad = 0.06 * max(high - low, 1e-12)
+    pad = 0.06 * max(high - low, least)
     return float(low - pad), float(high + pad), far
 
 

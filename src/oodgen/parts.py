@@ -118,10 +118,12 @@ def _checked_seed(seed: Any) -> int:
 
 def _misfit(shape: tuple[int, ...], data: OODDataModule, shaped: bool) -> str:
     """What to say where model and data differ in shape; `shaped`: the inlier set takes a shape of its own."""
-    mend = f"data.inlier.shape={list(shape)}" if shaped else "data.grey=true and data.size=[height,width]"
+    mend = f", or data.inlier.shape={list(shape)}" if shaped else ", or data.grey=true and data.size=[height,width]"
+    if len(data.shape) != 3:
+        mend = ""  # rows have as many columns as they have
     return (
         f"the model is for examples of shape {list(shape)}, {data.inlier.name} has {list(data.shape)}; "
-        f"choose another model, or model.shape={list(data.shape)}, or {mend}"
+        f"choose another model, or model.shape={list(data.shape)}{mend}"
     )
 
 

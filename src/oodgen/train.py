@@ -54,7 +54,7 @@ def fit(
             cannot be had where two optimisers take turns; there is nothing to compile.
         Diverged: from the method.
     """
-    _check(options, turns=not method.automatic_optimization)
+    _check(options, method)
     if device.compile and not method.forward_pass:
         name = type(method).__name__
         raise UserError(f"device.compile compiles a model's forward pass, which {name} does without; leave it out")
@@ -110,11 +110,12 @@ def fit(
     }
 
 
-def _check(options: Mapping[str, Any], turns: bool) -> None:
-    """What Lightning would take without a word, or refuse late; `turns`: two optimisers play against each other."""
-    clip = options.get("gradient_clip_val")
+def _check(options: Mapping[str, Any], method: pl.LightningModule) -> None:
+    """What Lightning would take without a word, or refuse late."""
+    clip, turns = options.get("gradient_clip_val"), not method.automatic_optimization
     if turns and clip:
-        raise UserError("trainer.gradient_clip_val cannot clip where two optimisers take turns; use method.clip")
+        mend = "use method.clip" if hasattr(method, "clip") else "leave it out"
+        raise UserError(f"trainer.gradient_clip_val cannot clip where two optimisers take turns; {mend}")
     if isinstance(clip, (int, float)) and not clip >= 0:
         raise UserError(f"trainer.gradient_clip_val={clip} must be positive; null clips nothing")
     if turns and options.get("accumulate_grad_batches", 1) != 1:

@@ -99,6 +99,11 @@ def test_the_leaky_scale_sees_everything_and_says_so(make):
     other = make(out=far, scale="minmax_leaky")
     other.setup()
     assert other.scaling != data.scaling and other.sha256 != data.sha256
+    lower = held("lower", OUT - 1000, TEST)
+    for option in ({"negative": lower}, {"auxiliary": {"lower": lower}}):
+        more = make(scale="minmax_leaky", **option)
+        more.setup()
+        assert more.scaling == fit("minmax", np.concatenate([everything, OUT - 1000]))
     honest = make(scale="minmax")
     honest.setup()
     assert honest.sha256 == data.sha256.split("+")[0]

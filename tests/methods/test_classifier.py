@@ -12,6 +12,7 @@ from oodgen.data.resident import Batch
 from oodgen.detector import Detector
 from oodgen.errors import UserError
 from oodgen.methods.classifier import BinaryCrossEntropy, CrossEntropy, InformationBottleneck
+from oodgen.methods.ensemble import GenerativeEnsemble
 from oodgen.methods.likelihood import MaximumLikelihood
 from oodgen.models.classifier import ConvolutionalClassifier, DenseClassifier
 from oodgen.models.vib import VIB
@@ -103,6 +104,21 @@ def test_labels_beyond_the_models_classes_are_refused_before_training(labels, re
             method.on_fit_start()
     else:
         method.on_fit_start()
+
+
+def test_members_of_an_ensemble_learn_what_they_need_of_the_data():
+    def together(make, data):
+        ensemble = GenerativeEnsemble(make, 2)
+        ensemble._trainer = SimpleNamespace(datamodule=data)
+        ensemble.setup("fit")
+        ensemble.on_fit_start()
+        return ensemble.methods
+
+    few = SimpleNamespace(negatives=SimpleNamespace(x=rows(2, 2)), rows=rows(1))
+    members = together(lambda seed: BinaryCrossEntropy(dense(1), sgd, seed, positive_weight=7.0), few)
+    assert [member.weight for member in members] == pytest.approx([7 * 2 / 6] * 2)
+    with pytest.raises(UserError, match="run from 0 to 3, and the model tells 3 classes"):
+        together(lambda seed: CrossEntropy(dense(), sgd, seed), SimpleNamespace(labels=torch.tensor([0, 3])))
 
 
 @pytest.mark.parametrize(

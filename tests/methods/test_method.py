@@ -106,3 +106,9 @@ def test_a_stream_that_would_go_unused_is_refused(name, stream):
     batch = Batch(images(1), torch.arange(6), 0, auxiliary=auxiliary, negative=images(3))
     with pytest.raises(UserError, match=f"serve {stream} examples.*leave data.{stream} out"):
         make(tiny()).initialise(batch)
+
+
+def test_batches_for_an_ensemble_are_refused_by_a_single_model():
+    batch = Batch.of_members([Batch(images(m), torch.arange(6), 0) for m in range(3)])
+    with pytest.raises(UserError, match=r"data\.members=3 serves an ensemble, and MaximumLikelihood trains one model"):
+        MaximumLikelihood(tiny(), sgd).initialise(batch)

@@ -118,6 +118,8 @@ def test_a_short_training_is_fine_tuned_in_its_second_half(tmp_path, caplog):
     assert "critic against generator to step 5, then the critic alone to step 9" in caplog.text
     with pytest.raises(UserError, match=r"trainer\.max_steps=-1 leaves no end"):
         train(Watch().method, tmp_path / "endless", max_steps=-1)
+    with pytest.raises(UserError, match=r"gradient_clip_val cannot clip.*; leave it out$"):
+        train(Watch().method, tmp_path / "clipped", max_steps=1, gradient_clip_val=1)
 
 
 def test_epochs_end_a_training_too(tmp_path):

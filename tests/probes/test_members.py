@@ -11,11 +11,14 @@ from oodgen import evaluate
 from oodgen.data.module import TestSet as Set
 from oodgen.device import Device
 from oodgen.models.ensemble import Ensemble
+from oodgen.models.glow import Glow
 from oodgen.models.likelihoods import Bernoulli
 from oodgen.models.vae import VAE
-from oodgen.noise import ExampleNoise, member_seed
+from oodgen.noise import ExampleNoise, Still, member_seed
 from oodgen.probes.bounds import Bounds
+from oodgen.probes.density import LogDensity
 from oodgen.probes.members import Members
+from oodgen.probes.regret import Regret
 
 INDEX = torch.tensor([5, 2, 40, 7])
 
@@ -23,7 +26,7 @@ INDEX = torch.tensor([5, 2, 40, 7])
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return Ensemble([VAE((1, 8, 8), 3, [4], [2], 4, Bernoulli("dynamic")) for _ in range(3)]).eval()
+    return Ensemble([VAE((1, 8, 8), 3, [4], [2], 4, Bernoulli("soft")) for _ in range(3)]).eval()
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,26 @@ def test_noise_is_each_members_own_and_the_firsts_that_of_a_single_model(model, 
     assert (found[0] != found[1]).all()
     assert torch.equal(found[0], Bounds()(model.members[0], x, ExampleNoise(0, INDEX))["iw"])
     assert [member_seed(seed, i) for seed in (0, 3) for i in (1, 2)] == [0, 1, 3000, 3001]
+
+
+@pytest.mark.parametrize(
+    ("probe", "name"), [(LogDensity(2), "l"), (Bounds(2), "l"), (Regret(1, samples_bound=2), "before")]
+)
+def test_members_look_at_one_observation_of_an_example(x, probe, name):
+    torch.manual_seed(0)
+    if isinstance(probe, LogDensity):
+        member = Glow((1, 8, 8), 1, 1, 4)
+        member.initialise(member.observe(x, Still()), Still())
+    else:
+        member = VAE((1, 8, 8), 3, [4], [2], 4, Bernoulli("dynamic"))
+        with torch.no_grad():  # a code that is all but certain, so that nothing else is drawn
+            member.encoder.head.weight.zero_()
+            member.encoder.head.bias.copy_(torch.tensor([0.0] * 3 + [-30.0] * 3))
+    with torch.inference_mode():
+        found = Members(probe)(Ensemble([member] * 3).eval(), x, ExampleNoise(4, INDEX))[name]
+        one, other = (probe(member, x, ExampleNoise(seed, INDEX))[name] for seed in (4000, 4001))
+    torch.testing.assert_close(found, one.expand_as(found), rtol=1e-5, atol=1e-4)
+    assert (one - other).abs().max() > 1e-2
 
 
 @dataclass(frozen=True)

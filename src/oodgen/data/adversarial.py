@@ -5,6 +5,10 @@ x = \mathrm{clip}\big(\mathcal N(m, \sigma^2 I)\big),$$
 
 on [0, 1], where s is what the model says for an example: a bound on $\log p$, or a critic's value.
 
+The authors' code makes no images: for a VAE it adds 0.3 times the sign of the gradient at a test image to
+$\mathcal N(0, 1)$, and clips nothing. Out there the value of a Bernoulli with soft targets, linear in y, has no upper
+end, which is how their likelihood ranks all of it above the test images.
+
 Source: Choi, Jang, Alemi 2019, section 4 (papers/generative_ensembles, section 5.7); Goodfellow, Shlens, Szegedy 2015
 (the fast gradient sign method).
 """

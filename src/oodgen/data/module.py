@@ -86,7 +86,7 @@ class OODDataModule(pl.LightningDataModule):
         super().__init__()
         if missing not in ("error", "skip"):
             raise UserError(f"data.missing={missing!r} is not one of: error, skip")
-        for name, number in (("batch_size", batch_size), ("limit", limit)):
+        for name, number in (("batch_size", batch_size), ("limit", limit), ("members", members)):
             if number is not None and number < 1:
                 raise UserError(f"data.{name}={number} must be at least 1")
         if size is not None and (len(size) != 2 or min(size) < 1):
@@ -151,11 +151,15 @@ class OODDataModule(pl.LightningDataModule):
                 f"{self.inlier.name} has {len(rest)} training examples, fewer than one batch; "
                 f"set data.batch_size={len(rest)}"
             )
+        streams = [self._load(dataset, "train") for dataset in self.auxiliary.values()]
+        negatives = None if self.negative is None else self._load(self.negative, "train")
         tests = list(self._tests().values()) if self.scale == "minmax_leaky" else []
         if self.scale is not None:
-            seen = [split.x, *(test.x for test in tests)] if tests else [split.x[rest]]
+            further = [*streams, *([] if negatives is None else [negatives]), *tests]
+            seen = [split.x, *(part.x for part in further)] if tests else [split.x[rest]]
             self.scaling = fit(self.scale, np.concatenate(seen))
-            split = self._scaled(split)
+            split, streams = self._scaled(split), list(map(self._scaled, streams))
+            negatives = None if negatives is None else self._scaled(negatives)
         self.train_x, self.rows = split.x, rest
         labels = None if split.y is None else np.asarray(split.y).astype(np.int64)
         self.labels = None if labels is None else torch.as_tensor(labels[rest])
@@ -169,8 +173,7 @@ class OODDataModule(pl.LightningDataModule):
             )
             for name, part in held.items()
         }
-        self.streams = [self._load(dataset, "train") for dataset in self.auxiliary.values()]
-        self.negatives = None if self.negative is None else self._load(self.negative, "train")
+        self.streams, self.negatives = streams, negatives
         # of all that is trained on
         parts = (split, *self.streams, self.negatives, *tests)
         self.sha256 = "+".join(part.sha256 for part in parts if part is not None)

@@ -2,9 +2,9 @@ r"""Scaling of rows of numbers, column by column: $y_i = (x_i - a_i) / w_i$.
 
 | way | $a$ | $w$ | fitted on |
 |---|---|---|---|
-| `minmax` | minimum | maximum - minimum | training rows |
-| `standard` | mean | standard deviation | training rows |
-| `minmax_leaky` | minimum | maximum - minimum | all rows, those of the test sets too |
+| `minmax` | minimum | maximum - minimum | inliers that are trained on |
+| `standard` | mean | standard deviation | inliers that are trained on |
+| `minmax_leaky` | minimum | maximum - minimum | all rows, negatives and those of the test sets too |
 
 The last one is what the authors' code of papers/generative_ensembles does: it tells the model how far the frauds reach,
 and is there to reproduce, not to detect with. Under `minmax` a row that was not trained on may lie outside [0, 1].

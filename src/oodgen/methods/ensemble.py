@@ -97,7 +97,11 @@ class GenerativeEnsemble(Method):
 
     def setup(self, stage: str) -> None:
         for method in self.methods:
-            method.trainer = self.trainer  # which counts the epochs
+            method.trainer = self.trainer  # which counts the epochs, and knows the data
+
+    def on_fit_start(self) -> None:
+        for method in self.methods:
+            method.on_fit_start()
 
     def initialise(self, batch: Batch) -> None:
         if batch.index.ndim != 2 or len(batch.index) != len(self.methods):

@@ -89,14 +89,19 @@ class Method(pl.LightningModule):
         """Data-dependent initialisation of the model on the first training batch.
 
         Raises:
-            UserError: the data serve a stream that would go unused.
+            UserError: the data serve several members, or a stream that would go unused.
         """
         self.check_streams(batch)
         torch.manual_seed(self.seed)
         self.model.initialise(self.model.observe(batch.x, RandomNoise()), RandomNoise())
 
     def check_streams(self, batch: Batch) -> None:
-        """Raise UserError if the data serve a stream that would go unused."""
+        """Raise UserError if the data serve several members, or a stream that would go unused."""
+        if batch.index.ndim > 1:
+            raise UserError(
+                f"data.members={len(batch.index)} serves an ensemble, and {type(self).__name__} trains one model; "
+                "leave it out, or choose method=ensemble"
+            )
         served = {"auxiliary": bool(batch.auxiliary), "negative": batch.negative is not None}
         for stream in {name for name, there in served.items() if there} - self.uses():
             raise UserError(

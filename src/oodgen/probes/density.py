@@ -1,5 +1,6 @@
 r"""The log-density of each example, for models that state one exactly."""
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +44,8 @@ class LogDensity:
     def __call__(self, model: Density, x: Tensor, noise: ExampleNoise) -> Evidence:
         value, log_px = (torch.zeros(1, len(x), dtype=torch.float64, device=x.device) for _ in range(2))
         for s in range(self.samples):  # a pass for each: the rows of a call do not grow with S
-            draw = ExampleNoise(noise.seed, noise.index, noise.first + s)
+            draw = copy(noise)  # whichever kind it is
+            draw.first += s
             bound = model(model.observe(x, draw), draw)
             value += bound.elbo.double()
             log_px += bound.log_px.double()

@@ -18,8 +18,10 @@ __all__ = ["Members"]
 class Members:
     """The evidence of each member that counts, stacked along a leading axis: what one says as (..., N) is (M, ..., N).
 
-    Each member is asked with noise of its own, of `member_seed`: the first one with that of a single model. A probe
-    that needs a reference is fitted for each member by itself, with that noise too.
+    Each member is asked with noise of its own, of `member_seed`: the first one with that of a single model. But they
+    are asked of one example: its binarisation or dequantisation is the first one's, or the variance over members would
+    be in part that over observations. A probe that needs a reference is fitted for each member by itself, with that
+    noise too.
 
     Arguments:
         probe: The question to each.
@@ -41,7 +43,7 @@ class Members:
     def _fit(self, model: Ensemble, examples: Iterable[tuple[Tensor, Tensor | None, ExampleNoise]]) -> "Members":
         given, probe = list(examples), cast(Any, self.probe)  # as stored: each member passes over them
         found = [
-            probe.fit(member, ((x, y, _own(noise, i)) for x, y, noise in given)).fitted
+            probe.fit(member, ((x, y, _Own(noise, i)) for x, y, noise in given)).fitted
             for i, member in model.there().items()
         ]
         return replace(self, fitted={name: torch.stack([one[name] for one in found]) for name in found[0]})
@@ -51,9 +53,18 @@ class Members:
         for row, (i, member) in enumerate(model.there().items()):
             own = {name: value[row] for name, value in self.fitted.items()}
             probe = replace(whole, fitted=own) if own else whole
-            said.append(probe(member, x, _own(noise, i)))
+            said.append(probe(member, x, _Own(noise, i)))
         return {name: torch.stack([one[name] for one in said]) for name in said[0]}
 
 
-def _own(noise: ExampleNoise, member: int) -> ExampleNoise:
-    return ExampleNoise(member_seed(noise.seed, member), noise.index, noise.first)
+class _Own(ExampleNoise):
+    """A member's noise; that of the site x, at which examples are observed, is the first member's."""
+
+    def __init__(self, noise: ExampleNoise, member: int) -> None:
+        super().__init__(member_seed(noise.seed, member), noise.index, noise.first)
+        self.first_seed = member_seed(noise.seed, 1)
+
+    def uniform(self, site: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        if site == "x":
+            return ExampleNoise(self.first_seed, self.index, self.first).uniform(site, shape, device)
+        return super().uniform(site, shape, device)

@@ -1,5 +1,6 @@
 r"""Likelihood regret: how much an example's bound gains from a posterior of its own."""
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -54,9 +55,10 @@ class Regret:
     def __call__(self, model: OpenHierarchy, x: Tensor, noise: ExampleNoise) -> Evidence:
         # evaluation asks in inference mode, where nothing has a gradient, not even later
         with torch.inference_mode(False):
-            x, index = x.clone(), noise.index.clone()
+            x, index, seen = x.clone(), noise.index.clone(), copy(noise)
+            seen.index = index
             with torch.no_grad():
-                y = model.observe(x, ExampleNoise(noise.seed, index))
+                y = model.observe(x, seen)
                 start = [(q.mean.float(), q.stddev.float().log()) for q in model.posteriors(y)]
             free = [part.clone().requires_grad_() for pair in start for part in pair]
             optimizer = torch.optim.Adam(free, self.lr)

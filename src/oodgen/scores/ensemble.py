@@ -62,7 +62,7 @@ def each(evidence: Evidence, score: Score, probe: str = "members") -> Tensor:
 
 
 def member(evidence: Evidence, score: Score, i: int = 1, probe: str = "members") -> Tensor:
-    r"""$s_i$, i = 1..M; see `each`.
+    r"""$s_i$, i = 1..M, counted without those that training dropped; see `each`.
 
     Raises:
         IndexError: there is no such member.
