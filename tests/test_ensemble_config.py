@@ -11,6 +11,7 @@ from oodgen.data.module import OODDataModule
 from oodgen.data.resident import Batch
 from oodgen.errors import UserError
 from oodgen.methods.together import Stacked, sequential
+from oodgen.noise import ExampleNoise
 from oodgen.parts import assemble, build
 from oodgen.paths import config_dir
 
@@ -39,6 +40,19 @@ def test_each_member_starts_as_the_single_model_of_its_seed():
             assert torch.equal(member.state_dict()[key], value), key
     assert isinstance(made.data, OODDataModule) and made.data.members == 2
     assert made.data.train_dataloader().batch(0).x.shape == (2, 4, 1, 28, 28)
+
+
+def test_a_deep_ensemble_of_classifiers_is_the_command_beside_its_scores():
+    header = (config_dir() / "score/classifier_ensemble.yaml").read_text().split("method=ensemble")[1].split("msp:")[0]
+    words = [word for word in header.split() if word != "#"]
+    made = assemble(config("+experiment=mnist_classifier", "smoke=true", "method=ensemble", *words, "method.size=2"))
+    x = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
+    with torch.inference_mode():
+        said = made.probes["members"](made.method.model.eval(), x, ExampleNoise(0, torch.arange(3)))
+        p = torch.stack([m.logits(m.observe(x, ExampleNoise(0, torch.arange(3)))) for m in made.method.model.members])
+    mean = p.double().softmax(-1).mean(0)
+    evidence = {f"members/{name}": value for name, value in said.items()}
+    torch.testing.assert_close(made.scores["entropy"](evidence), -(mean * mean.log()).sum(-1))
 
 
 @pytest.mark.parametrize(
