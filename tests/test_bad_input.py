@@ -215,6 +215,24 @@ def test_spoilt_data_is_named_before_training(command, tiny, tmp_path, kind, fil
     assert not list((tmp_path / "runs").rglob("last.ckpt"))
 
 
+STATISTIC = "{_target_: oodgen.scores.likelihood.statistic, _partial_: true, name: nope}"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["score@scores=hierarchy5"], ["'l>3'", "level k=3 of 0..2"]),
+        ([f"+scores.x={STATISTIC}"], ["'x'", "'image/nope'", "bounds/kl"]),
+        ([f"+means.x={STATISTIC}"], ["'x'", "'image/nope'", "bounds/kl"]),
+    ],
+)
+def test_a_score_that_cannot_be_told_is_refused_before_training(command, tiny, tmp_path, options, words):
+    ended = command(*tiny, "score@scores=hierarchy", *options)
+    assert ended.code == 2
+    assert all(word in ended.error for word in words), ended.error
+    assert not list((tmp_path / "runs").rglob("*.ckpt")) and not list((tmp_path / "runs").rglob("*.safetensors"))
+
+
 def test_altered_data_is_named(command, tiny, tmp_path):
     path = tmp_path / "data" / "prepared" / "kmnist" / "test.npy"
     assert command(*tiny, "method.decay=crooked").code == 2  # before any data were opened
@@ -456,6 +474,25 @@ def test_a_full_disk_while_writing_curves(command, outs, tmp_path, monkeypatch):
     assert not curves.read_text().endswith("\n"), "a torn line"
     assert command(*outs).code == 0
     assert [line.split(",")[0] for line in curves.read_text().splitlines()] == ["step", "0", "21", "43", "50", "65"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "words"),
+    [
+        (MaximumLikelihood, "training_step", ["to train", "data.batch_size than 16"]),
+        (evaluate, "collect", ["to score", "+probes.bounds.budget"]),
+    ],
+)
+def test_a_device_without_memory_left(command, outs, tmp_path, monkeypatch, owner, name, words):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nSee the documentation")
+
+    monkeypatch.setattr(owner, name, full)
+    ended = command(*outs, "trainer.max_epochs=1")
+    monkeypatch.undo()
+    assert ended.code == 2 and ended.error.count("\n") <= 1
+    assert all(word in ended.error for word in (*words, "9 GiB"))
+    assert command(*outs, "trainer.max_epochs=1", "+probes.bounds.budget=9").code == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting needs root")

@@ -70,7 +70,9 @@ ALLOWED = {
     "train": [*EVERYBODY, "checkpoints", "curves", "device", "data.module"],
 }  # fmt: skip
 # The ends of a run, which only each other may know.
-ENDS = ["cell", "parts", "run", "score", "detector", "bench.*", "report", "simple_set", "compare", "correlate"]
+ENDS = [
+    "cell", "rehearsal", "parts", "run", "score", "detector", "bench.*", "report", "simple_set", "compare", "correlate",
+]  # fmt: skip
 STARTS_WITHOUT_TORCH = ["run", "report", "score", "dashboard", "data.__main__", "simple_set", "compare", "correlate"]
 
 

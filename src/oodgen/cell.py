@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 
-from oodgen import assembly, attack, board, evaluate, page, record
+from oodgen import assembly, attack, board, evaluate, mistakes, page, record
 from oodgen.accuracy import accuracy
 from oodgen.calibration import calibrate
 from oodgen.checkpoints import find, load_weights
@@ -21,6 +22,7 @@ from oodgen.device import one_gpu
 from oodgen.errors import Diverged, UserError
 from oodgen.files import whole, write_text
 from oodgen.parts import Parts, assemble, build
+from oodgen.rehearsal import rehearse
 from oodgen.train import fit
 from oodgen.usage import usage
 
@@ -47,6 +49,11 @@ def run(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> None
             _run(parts, folder, overrides)
         except SafetensorError as error:  # how its library says that the disk is full
             raise UserError(f"cannot write evidence: {error}; free some space and repeat the command") from error
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the device has no memory left to score ({mistakes.line(error)}); let the networks see fewer rows at "
+                "once, as with +probes.bounds.budget=4096"
+            ) from error
 
 
 def _run(parts: Parts, folder: Path, overrides: Sequence[str]) -> None:
@@ -59,6 +66,8 @@ def _run(parts: Parts, folder: Path, overrides: Sequence[str]) -> None:
     data.setup()
     if config["checkpoint"] not in ("last", "best", *(f"epoch{n}" for n in config["snapshots"])):
         find(train_dir, config["checkpoint"])  # a training that will not leave it should not run for it
+    if not config["smoke"] and (config["retrain"] or record.read_state(train_dir)["state"] != "done"):
+        rehearse(parts)
     for name, why in data.skipped.items():
         log.warning("skipped %s: %s", name, why)
     loggers = [build(logger, f"logger.{name}") for name, logger in config["logger"].items()]
@@ -154,6 +163,11 @@ def _train(parts: Parts, folder: Path, loggers: list[Any]) -> dict[str, Any]:
             except Diverged as error:
                 good = f"the last good checkpoint is {last}" if last.is_file() else "there was no checkpoint yet"
                 raise Diverged(f"{error}; {good}. A smaller learning rate or clipped gradients may help") from error
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"the device has no memory left to train ({mistakes.line(error)}); take a smaller data.batch_size "
+                    f"than {config['data']['batch_size']}"
+                ) from error
         now |= {"cost": cost, "device": asdict(parts.device), "peak_memory_mb": record.provenance()["peak_memory_mb"]}
         write_text(made, json.dumps(now, indent=1))
     return cost

@@ -32,6 +32,7 @@ from oodgen.tables import Row
 
 __all__ = [
     "Witness",
+    "ask",
     "check",
     "collect",
     "fit_probes",
@@ -84,7 +85,7 @@ def collect(witness: Witness, probes: Mapping[str, Probe], test: TestSet) -> dic
         path = folder / f"{name}-{test.name}-{digest(key)}.safetensors"
         found = _read(path) if path.is_file() else None
         if found is None:
-            found = _ask(witness, probe, test)
+            found = ask(witness, probe, test)
             with whole(path) as temporary:
                 save_file(found, temporary)
         evidence |= {f"{name}/{item}": value for item, value in found.items()}
@@ -108,7 +109,8 @@ def code_of(modules: frozenset[str]) -> str:
 
 
 @torch.inference_mode()
-def _ask(witness: Witness, probe: Probe, test: TestSet) -> dict[str, Tensor]:
+def ask(witness: Witness, probe: Probe, test: TestSet) -> dict[str, Tensor]:
+    """What one probe says of a set, asked in batches; nothing is kept."""
     parts: dict[str, list[Tensor]] = {}
     examples = Examples(test.x, witness.device.torch, 0)
     with witness.device.autocast():

@@ -21,7 +21,7 @@ from oodgen.models.ensemble import Ensemble
 from oodgen.probes.members import Members
 from oodgen.values import check_values
 
-__all__ = ["Parts", "assemble", "build", "check_targets"]
+__all__ = ["Parts", "assemble", "brief", "build", "check_targets"]
 
 log = logging.getLogger(__name__)
 
@@ -136,13 +136,20 @@ def _smoke(config: dict[str, Any]) -> dict[str, Any]:
         "check_val_every_n_epoch": 1,
         "limit_val_batches": 1,
     }
-    probes = {
-        name: {key: min(2, value) if key.startswith(("samples", "steps")) else value for key, value in probe.items()}
-        for name, probe in config["probes"].items()
-    }
     data = {**config["data"], "smoke": True, "batch_size": 4}
     notes = ["Random images (smoke=true): this shows that the experiment runs, and nothing else.", *config["notes"]]
-    return {**config, "trainer": trainer, "probes": probes, "data": data, "checkpoint": "last", "notes": notes}
+    changed = {"trainer": trainer, "probes": brief(config["probes"]), "data": data, "checkpoint": "last"}
+    return {**config, **changed, "notes": notes}
+
+
+def brief(config: Any) -> Any:
+    """The same probes with two draws and two steps at most: all that they say, of less worth."""
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: min(2, value) if key.startswith(("samples", "steps")) and isinstance(value, int) else brief(value)
+        for key, value in config.items()
+    }
 
 
 def build(config: Any, where: str) -> Any:
