@@ -51,11 +51,12 @@ ALLOWED = {
     "groups": [*EVERYBODY, "record", "places", "settings", "tables"],
     "ledger": [*EVERYBODY, "settings", "groups", "tables", "printed"],
     "verdict": [*EVERYBODY, "tables"],
+    "grid": [*EVERYBODY, "tables", "verdict"],
     "page": [
         *EVERYBODY, "record", "places", "groups", "tables", "printed", "verdict", "look", "figures",
     ],
     "report": [
-        *EVERYBODY, "places", "groups", "keep", "study", "tables", "printed", "ledger", "verdict", "render",
+        *EVERYBODY, "places", "groups", "grid", "keep", "study", "tables", "printed", "ledger", "verdict", "render",
         "comparisons", "page",
     ],
     "evaluate": [

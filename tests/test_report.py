@@ -212,7 +212,8 @@ def test_titles_name_each_changed_option_once(tmp_path, capsys):
         make(tmp_path, name=f"aaaaa{i}", config=f"model: {model}\nmethod: {{model: {model}, lr: {rate}}}")
     report.main([str(tmp_path)])
     titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("## ")]
-    assert titles == [f"## e (method.lr={rate}, model.width={w})" for w, rate in ((16, 0.1), (16, 0.2), (32, 0.2))]
+    assert titles[0] == "## Side by side"
+    assert titles[1:] == [f"## e (method.lr={rate}, model.width={w})" for w, rate in ((16, 0.1), (16, 0.2), (32, 0.2))]
 
 
 def test_no_folder_of_the_machine_gets_into_the_report(tmp_path):

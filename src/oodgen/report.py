@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from oodgen import groups, ledger, page, places, printed, render, study, tables
+from oodgen import grid, groups, ledger, page, places, printed, render, study, tables
 from oodgen.errors import UserError
 from oodgen.files import write_text
 from oodgen.groups import Experiment
@@ -67,11 +67,17 @@ def write(root: Path, out: Path, papers: Sequence[Path]) -> str:
     rows = [pair for group in found for pair in group.rows]
     methods = {group.name: group.members[0][1].record["method"] for group in found}
     sections = [_section(group, root, out) for group in found]
+    grids = grid.grids([candidate for group in found for candidate in _candidates(group)])
     # what diverged has no section, but a line where its numbers would stand
     diverged = [run.as_run() for run in unfinished if run.state == "diverged"]
     ours = ledger.answers(groups.experiments([*runs, *diverged]))
     sheets = [sheet for printout in printouts if (sheet := ledger.sheet(printout, ours)) is not None]
     text, latex = ["# Results", ""], []
+    if grids:
+        text += ["## Side by side", "", grid.ABOUT, ""]
+    for inlier, table in grids.items():
+        text += [f"Trained on {inlier}:", "", render.markdown(table)]
+        latex += [f"% side by side, trained on {inlier}", render.latex(table)]
     for section in sections:
         text += _markdown(section)
         latex += [f"% {section.name}: AUROC, {section.meta}", render.latex(section.main)]
@@ -91,6 +97,8 @@ def write(root: Path, out: Path, papers: Sequence[Path]) -> str:
     html = page.render(
         "report.html",
         title="Results",
+        grids=grids,
+        side=grid.ABOUT,
         sections=sections,
         about=SHEETS,
         sheets=sheets,
@@ -127,6 +135,19 @@ def _section(group: Experiment, root: Path, out: Path) -> Section:
     main = tables.pivot([cell for cell in cells if cell.out != cell.inlier])
     against = groups.contrast(group.members[0][1].config)
     return Section(*common, verdict(cells, against), main, warned, None)
+
+
+def _candidates(group: Experiment) -> list[grid.Candidate]:
+    """What stands side by side: the experiment, or each value of what a study sweeps."""
+    return [
+        grid.Candidate(
+            group.name,
+            f"{group.key}={setting}" if group.key else "",
+            cells,
+            groups.contrast(group.runs[setting][0].config),
+        )
+        for setting, cells in group.cells().items()
+    ]
 
 
 def _figure(group: Experiment, cells: study.Cells, out: Path) -> page.Picture | None:

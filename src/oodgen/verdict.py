@@ -3,49 +3,78 @@
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from oodgen import tables
 from oodgen.tables import Cell
 
-__all__ = ["verdict"]
-
+__all__ = ["FIXED", "Judged", "judged", "statistic", "verdict"]
 
 APART = 0.05  # a deviation over seeds that a sentence about their mean must not hide
+# The score that an experiment is judged by, fixed beforehand: the first that was measured.
+FIXED = ("llr_ada", "llr_rule", "waic", "likelihood_ratio", "l>0")
+
+
+class Judged(NamedTuple):
+    """The one score that an experiment is judged by.
+
+    Arguments:
+        score: Its name.
+        fixed: Whether it was fixed beforehand or is the only one; if not, it is the best, known only afterwards.
+        cells: Out set -> its AUROC.
+        honest: Score -> out set -> AUROC, of all scores.
+        controls: Out set -> the separation of the best control.
+    """
+
+    score: str
+    fixed: bool
+    cells: dict[str, Cell]
+    honest: dict[str, dict[str, Cell]]
+    controls: dict[str, Cell]
+
+
+def judged(cells: Sequence[Cell]) -> Judged | None:
+    """The score that is named first; None where no AUROC was measured.
+
+    Arguments:
+        cells: Means over seeds.
+    """
+    protocol = tables.main_protocol(cells)
+    honest: dict[str, dict[str, Cell]] = {}
+    controls: dict[str, Cell] = {}
+    for cell in (c for c in cells if c.protocol == protocol and c.out != c.inlier and not math.isnan(c.value)):
+        if not cell.score.startswith("control:") and cell.metric == "auroc":
+            honest.setdefault(cell.score, {})[cell.out] = cell
+        elif cell.metric == "separation" and cell.value > (controls[cell.out].value if cell.out in controls else 0):
+            controls[cell.out] = cell
+    if not honest:
+        return None
+    fixed = next((score for score in FIXED if score in honest), "")
+    name = fixed or max(honest, key=lambda score: _mean(honest[score].values()))
+    return Judged(name, bool(fixed) or len(honest) == 1, honest[name], honest, controls)
 
 
 def verdict(cells: Sequence[Cell], against: Sequence[str] = ()) -> list[str]:
     """What came out, in sentences: does plain likelihood fail, does the ratio, does a trivial statistic suffice.
 
-    The score named first is fixed beforehand, so that naming it is not a choice made on OOD data: llr_ada, else
-    llr_rule, where it was measured; else l>0, the score that a model trained against something is judged by.
+    The score named first is fixed beforehand, so that naming it is not a choice made on OOD data: the first of `FIXED`
+    that was measured. The last of these, l>0, is the score that a model trained against something is judged by.
 
     Arguments:
         cells: Means over seeds.
         against: What the model was trained against, as `groups.contrast` tells.
     """
-    protocol = tables.main_protocol(cells)
-    chosen = [c for c in cells if c.metric in ("auroc", "separation") and c.protocol == protocol and c.out != c.inlier]
-    honest: dict[str, dict[str, Cell]] = {}
-    controls: dict[str, tuple[float, str]] = {}
-    for cell in chosen:
-        if not cell.score.startswith("control:"):
-            if cell.metric == "auroc" and not math.isnan(cell.value):
-                honest.setdefault(cell.score, {})[cell.out] = cell
-        elif cell.metric == "separation":
-            what = tables.gloss(cell.score) or cell.score.removeprefix("control:")
-            controls[cell.out] = max(controls.get(cell.out, (0.0, "")), (cell.value, what))
-    if not honest:
+    chosen = judged(cells)
+    if chosen is None:
         return ["No AUROC was measured."]
-    plain, inlier = honest.get("l>0", {}), chosen[0].inlier
-    fixed = next((s for s in ("llr_ada", "llr_rule", "l>0") if s in honest), "")
-    rest = [score for score in honest if score != fixed]
+    name, fixed, ours, honest, controls = chosen
+    plain, inlier = honest.get("l>0", {}), cells[0].inlier
+    rest = [score for score in honest if score != name]
     best = max(rest, key=lambda s: _mean(honest[s].values()), default="")
-    name = fixed or best
-    ours = honest[name]
     own = name == "l>0" and bool(against)
     sentences = [_own(ours, inlier, against) if own else _headline(plain, name, ours, inlier)]
-    if not fixed and len(rest) > 1:
-        sentences.append(f"{name} is named because it is the best of {len(rest)} scores here, known only afterwards.")
+    if not fixed and rest:
+        sentences.append(f"{name} is named because it is the best of {len(honest)} scores here, known only afterwards.")
     if name == "l>0" and rest:
         others = f"best of the {len(rest)} other scores, known only afterwards" if len(rest) > 1 else "other score"
         sentences.append(f"The {others}, {best}, has AUROC {_span(honest[best].values())}.")
@@ -57,14 +86,19 @@ def verdict(cells: Sequence[Cell], against: Sequence[str] = ()) -> list[str]:
     shown = [cell for score in dict.fromkeys(("l>0", name)) for cell in honest.get(score, {}).values()]
     if apart := [f"{cell.score} on {cell.out} (sd {cell.sd:.3f})" for cell in shown if cell.sd > APART]:
         sentences.append(f"The seeds disagree: {_and(apart)}.")
-    trivial = [(out, *controls[out]) for out in ours if out in controls and controls[out][0] >= 0.95]
+    trivial = [controls[out] for out in ours if out in controls and controls[out].value >= 0.95]
     if trivial:
-        words = _and([f"{out} ({what}, {value:.3f})" for out, value, what in trivial])
+        words = _and([f"{c.out} ({statistic(c)}, {c.value:.3f})" for c in trivial])
         tail = "this pair proves" if len(trivial) == 1 else "these pairs prove"
         sentences.append(
             f"One statistic of the image alone, without any model, separates {words}: {tail} nothing about semantics."
         )
     return sentences
+
+
+def statistic(control: Cell) -> str:
+    """What a control looks at, in words."""
+    return tables.gloss(control.score) or control.score.removeprefix("control:")
 
 
 def _own(ours: Mapping[str, Cell], inlier: str, against: Sequence[str]) -> str:
