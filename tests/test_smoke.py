@@ -60,6 +60,26 @@ def test_every_config_composes(option):
     assert set(_config(*option.split())) == set(KEYS)
 
 
+SCALES = {
+    "cpu3": [path for path in EXPERIMENTS if path.startswith("fashion_mnist_llr_ada") and not path.endswith("5")],
+    "cpu5": [path for path in EXPERIMENTS if path.startswith("fashion_mnist_llr_ada")],
+    "cpu_natural": ["cifar_svhn_llr", "cifar_svhn_llr_ada", "cifar_svhn_llr_ada_biva", "cifar_svhn_llr_ada_lvae"],
+}
+
+
+@pytest.mark.parametrize(("scale", "experiment"), [(s, e) for s, several in SCALES.items() for e in several])
+def test_a_scale_makes_every_hierarchy_small(scale, experiment):
+    config = _config(f"+experiment={experiment}", f"+scale={scale}")
+    assert set(config) == set(KEYS) and config["trainer"]["max_epochs"] == 5 and config["data"]["limit"] == 1000
+    layers = config["model"]["layers"]
+    assert len(layers) == (5 if scale == "cpu5" else 3) and all(layer["blocks"] == 1 for layer in layers)
+    assert {f"kl_{i}" for i in range(1, len(layers) + 1)} <= set(config["scores"])
+
+
+def test_every_scale_is_tried():
+    assert set(SCALES) == {path.stem for path in (config_dir() / "scale").glob("*.yaml")}
+
+
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_every_sweep_is_over_experiments_and_options_that_are_there(sweep):
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
