@@ -54,6 +54,18 @@ def test_what_was_trained_against_a_set_is_not_the_best_on_it():
     assert read(table)["a"][1] == "0.800*"
 
 
+def test_the_mark_of_a_known_set_stands_at_its_value():
+    known = Candidate("n", "", [cell._replace(sd=0.01, seeds=(0, 1)) for cell in cells({"l>0": {"x": 1.0}})], ("x",))
+    (table,) = grids([A, known]).values()
+    assert read(table)["n"][1] == "1.000 † ± 0.010"
+
+
+def test_lines_come_in_the_order_of_their_names():
+    names = ["b", "a (k=2)", "a (k=10)", "a"]
+    (table,) = grids([A._replace(experiment=name) for name in names]).values()
+    assert list(read(table)) == ["a", "a (k=2)", "a (k=10)", "b"]
+
+
 def test_the_best_control_of_each_set_is_named_on_hover():
     some = [("entropy", "x", 0.9), ("mean", "x", 0.95), ("nope", "y", 0.5)]
     (table,) = grids([A, candidate("d", {"l>0": {"x": 0.1}}, controls=some)]).values()

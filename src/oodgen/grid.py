@@ -1,6 +1,7 @@
 """Experiments side by side: of each the one score it is judged by, against every out set."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,7 +55,9 @@ def _grid(candidates: Sequence[Candidate]) -> Table:
         if chosen is None:
             continue
         shown = {out: tables.entry(cell) for out, cell in chosen.cells.items()}
-        shown |= {out: shown[out]._replace(text=shown[out].text + AGAINST) for out in shown if out in against}
+        for out in shown.keys() & set(against):
+            value, *deviation = shown[out].text.split(" ", 1)
+            shown[out] = shown[out]._replace(text=" ".join([value + AGAINST, *deviation]))
         outs |= dict.fromkeys(shown)
         kind = "score" if chosen.fixed else "oracle"
         words = chosen.score if chosen.fixed else f"{chosen.score} (oracle)"
@@ -68,7 +71,7 @@ def _grid(candidates: Sequence[Candidate]) -> Table:
     table = [
         Line(kind, (name, score, *(shown.get(out, Entry("")) for out in outs)))
         for kind, several in lines.items()
-        for name, score, shown in several
+        for name, score, shown in sorted(several, key=lambda line: _natural(line[0].text))
     ]
     if controls:
         best = [_control(controls[out]) if out in controls else Entry("") for out in outs]
@@ -76,9 +79,14 @@ def _grid(candidates: Sequence[Candidate]) -> Table:
     return Table(("experiment", "score", *outs), tuple(table), 2)
 
 
+def _natural(name: str) -> list[tuple[str, int]]:
+    """Sorts names as a reader expects them: epoch2 before epoch10."""
+    return [(words, int(number or -1)) for words, number in re.findall(r"(\D*)(\d*)", name)]
+
+
 def _mark(lines: Sequence[dict[str, Entry]], out: str) -> None:
     """Mark the best of a column among those to whom the set is unknown."""
-    unknown = [shown for shown in lines if out in shown and not shown[out].text.endswith(AGAINST)]
+    unknown = [shown for shown in lines if out in shown and AGAINST not in shown[out].text]
     if len(unknown) > 1:
         best = max((shown[out].value for shown in unknown), key=lambda v: -math.inf if math.isnan(v) else v)
         for shown in unknown:
