@@ -128,3 +128,8 @@ def test_models_can_be_stacked(name):
     for mine, theirs in zip(one.gradients, other.gradients, strict=True):
         sizes = [(a - b).norm() / (1e-3 + a.norm()) for a, b in zip(mine, theirs, strict=True)]
         assert max(sizes) < 1e-2
+
+
+def test_a_seed_that_no_member_would_have_is_refused():
+    with pytest.raises(UserError, match=r"method.member.seed=5 would have no effect.*seed=0"):
+        assemble(config(*ENSEMBLE, *MEMBERS, "method.member.seed=5"))

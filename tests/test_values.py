@@ -57,6 +57,10 @@ def test_what_fits_passes(config):
         ({**VAE, "decoder": 8}, "model.decoder=8 is not a list or null"),
         ({**VAE, "strides": [2, "x"]}, "model.strides[1]='x' is not a whole number"),
         ({**VAE, "activation": None}, "model.activation=null is not text"),
+        (
+            {**VAE, "activation": 12},
+            "model.activation=12 is not text; Hydra reads it as a number, so write it in quotes",
+        ),
         ({**VAE, "likelihood": "gaussian"}, "is not a Likelihood; choose it as likelihood@model.likelihood=gaussian"),
         (
             {**VAE, "likelihood": {**VAE["likelihood"], "sigma": "x"}},

@@ -71,6 +71,8 @@ def assemble(config: dict[str, Any]) -> Parts:
     seed = _checked_seed(config["seed"])  # before the parts that it is handed to
     if not isinstance(config["snapshots"], list):
         raise UserError(f"snapshots={config['snapshots']} is not a list of epochs; write snapshots=[1,2]")
+    if (own := config["method"].get("member", {}).get("seed", seed)) != seed:
+        raise UserError(f"method.member.seed={own} would have no effect, since members' seeds follow from seed={seed}")
     check_targets(config)
     check_values(config)
     _known(inspect.signature(pl.Trainer).parameters, "trainer", config["trainer"])

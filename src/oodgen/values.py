@@ -63,6 +63,8 @@ def _complaint(place: str, value: Any, hint: Any) -> str | None:
         return deeper[0]
     parts = [option.__name__.lower() for option in options if _ours(option)]
     mend = f"; choose it as {parts[0]}@{place}={value}" if parts and isinstance(value, str) else ""
+    if str in options and type(value) in (int, float):
+        mend = f"; Hydra reads it as a number, so write it in quotes, '{value}'"
     return f"{place}={_said(value)} is not {' or '.join(map(_words, options))}{mend}"
 
 

@@ -354,8 +354,6 @@ def test_wrong_options_are_one_line():
         ensemble(inputs=["a", "b"])
     with pytest.raises(UserError, match=r"method.inputs names 2 trainings"):
         ensemble(inputs=["a", "b", "a"])
-    with pytest.raises(UserError, match=r"a name of digits is a number to Hydra"):
-        ensemble(inputs=["a", "b", 120000000000])
 
 
 def test_members_that_take_steps_of_their_own_train_apart():

@@ -68,10 +68,6 @@ class GenerativeEnsemble(Method):
     ) -> None:
         if how not in WAYS:
             raise UserError(f"method.how={how!r} is not one of: {', '.join(WAYS)}")
-        if inputs is not None and not all(isinstance(name, str) for name in inputs):
-            raise UserError(
-                f"method.inputs={inputs}: a name of digits is a number to Hydra; write \"method.inputs=['1']\""
-            )
         if inputs is not None and (len(inputs) != size or len(set(inputs)) != size):
             raise UserError(f"method.inputs names {len(set(inputs))} trainings; set method.size to as many")
         methods = []
