@@ -15,7 +15,8 @@ ABOUT = (
     f"AUROC of the score that is fixed beforehand: the first of {', '.join(FIXED[:-1])} and {FIXED[-1]} that an "
     "experiment has. Where it has none of them, its best one is named, known only afterwards (oracle) and never "
     "marked. † The model was trained against that set, which is no unknown one to it. The best control is the one "
-    "statistic of the image alone, without any model, that separates a set best."
+    "statistic of the image alone, without any model, that separates a set best. How many images were scored, each "
+    "experiment's own table says; budgets differ too."
 )
 AGAINST = " †"
 
