@@ -70,11 +70,20 @@ def test_a_changed_option_shows_in_the_title_of_a_run_that_stands_alone():
 def test_variants_are_named_by_their_commands_and_further_where_two_asked_for_the_same():
     wide, fast = {"model__width": 32, "model__z": 8, "lr": 1}, {"model__width": 16, "model__z": 4, "lr": 2}
     assert set(titles(run(0, ["model=wide"], **wide), run(0, ["lr=2"], **fast))) == {"e (model=wide)", "e (lr=2)"}
-    old = {**wide, "lr": 3, "model__z": 9}
+    old = {**wide, "lr": 3, "model__z": 9}  # which the width does not tell from the first
     named = titles(run(0, ["model=wide"], **wide), run(0, ["model=wide"], **old), run(0, ["lr=2"], **fast))
-    assert set(named) == {"e (lr=2)"} | {
-        f"e (model=wide, lr={n}, model.width=32, model.z={z})" for n, z in ((1, 8), (3, 9))
-    }
+    assert set(named) == {"e (lr=2)"} | {f"e (model=wide, lr={n}, model.z={z})" for n, z in ((1, 8), (3, 9))}
+
+
+def test_a_run_whose_config_is_lost_does_not_spell_out_that_of_the_others():
+    wide, fast = {"model__width": 32, "model__z": 8, "lr": 1}, {"model__width": 16, "model__z": 4, "lr": 2}
+    others = [run(seed, ["model=wide"], **wide) for seed in (0, 1)] + [run(0, ["lr=2"], **fast)]
+    lost = run(2, ["model=wide"])
+    found = groups.experiments([*others, lost])
+    assert {group.name: len(group.members) for group in found} == {"e (model=wide)": 3, "e (lr=2)": 1}
+    # the same seed once more is another run
+    again = run(1, ["model=wide"], folder="g")
+    assert set(titles(*others, again)) == {"e (model=wide)", "e (model=wide, f)", "e (model=wide, g)", "e (lr=2)"}
 
 
 def test_how_it_was_computed_sets_runs_apart_only_where_nothing_else_does():

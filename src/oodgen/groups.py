@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -275,23 +276,31 @@ def _options(runs: Sequence[Run], incidental: Sequence[str]) -> list[str]:
 
 def _variants(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, list[Run]]:
     """Runs by what their commands asked for, and by the options that differ, as far as a run has them, where no command
-    is known or two asked for the same; the same seed twice is told apart by the folder."""
+    is known or several asked for the same; the same seed twice is told apart by the folder."""
+    alike: dict[tuple[str, ...] | None, dict[tuple[str, ...], list[Run]]] = {}
     variants: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        label = tuple(f"{key}={run.config[key]}" for key in sorted(keys) if key in run.config)
-        variants.setdefault(label, []).append(run)
-    wanted = {label: asked(run.record for run in group if run.rows) for label, group in variants.items()}
-    often = Counter(wanted.values())
-    named: dict[str, list[Run]] = {}
+        variants.setdefault(_label(run, keys), []).append(run)
     for label, members in variants.items():
-        words = wanted[label]
-        if words is None or often[words] > 1:
-            words = tuple(dict.fromkeys((*(words or ()), *label)))
+        alike.setdefault(asked(run.record for run in members if run.rows), {})[label] = members
+    named: dict[str, list[Run]] = {}
+    for words, several in alike.items():
+        # a run whose config is lost differs in no option; the others only in what tells these apart
+        told = _differing([run for run in chain(*several.values()) if run.config]) if words is not None else keys
+        for run in chain(*several.values()):
+            label = _label(run, told if len(several) > 1 or words is None else ())
+            named.setdefault(", ".join(dict.fromkeys((*(words or ()), *label))), []).append(run)
+    found: dict[str, list[Run]] = {}
+    for name, members in named.items():
         twice = _twice(members)
         for run in members:
-            parts = [*words, run.folder.name] if run.record["seed"] in twice else words
-            named.setdefault(", ".join(parts), []).append(run)
-    return named
+            parts = [name, run.folder.name] if run.record["seed"] in twice else [name]
+            found.setdefault(", ".join(filter(None, parts)), []).append(run)
+    return found
+
+
+def _label(run: Run, keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{key}={run.config[key]}" for key in sorted(keys) if key in run.config)
 
 
 def _twice(runs: Sequence[Run]) -> set[int]:
