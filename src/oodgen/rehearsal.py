@@ -18,10 +18,13 @@ def rehearse(parts: Parts) -> None:
     Probes do not declare what they say, so whether a score finds its evidence and its level is known in no other way.
 
     Raises:
-        UserError: as `evaluate.score`.
+        UserError: the method cannot train with these data, or as `evaluate.score`.
     """
     config, data = parts.config, parts.data
-    model = deepcopy(parts.method.model).to(parts.device.torch).eval()
+    method = deepcopy(parts.method)
+    parts.device.place(method)
+    method.initialise(data.train_dataloader().batch(0))
+    model = method.model.to(parts.device.torch).eval()
     probes = {name: build(probe, f"probes.{name}") for name, probe in brief(config["probes"]).items()}
     nowhere = Path()  # what is asked here is not kept
     witness = evaluate.Witness(model, "untrained", nowhere, nowhere, parts.device, config["eval_seed"])
