@@ -16,9 +16,10 @@ from filelock import FileLock
 from PIL import Image
 from safetensors import SafetensorError
 
-from oodgen import evaluate, report
-from oodgen.checkpoints import load_weights
+from oodgen.evaluation import evaluate
 from oodgen.methods.likelihood import MaximumLikelihood
+from oodgen.report import __main__ as report
+from oodgen.training.checkpoints import load_weights
 
 SMOKE = ["smoke=true", "+experiment=quickstart", "model=hvae_tiny", "device.accelerator=cpu"]
 
@@ -152,8 +153,8 @@ def test_a_number_for_a_name(command, tmp_path):
 
 
 FOREIGN = (
-    "builtins.eval torch.load torch.hub.load pickle.loads subprocess.Popen oodgen.files.os.system "
-    "oodgen.cell.instantiate oodgen.files.Path.unlink torch.nn.modules.module.torch.load oodgen oodgenx.run "
+    "builtins.eval torch.load torch.hub.load pickle.loads subprocess.Popen oodgen.runs.files.os.system "
+    "oodgen.experiment.instantiate oodgen.runs.files.Path.unlink torch.nn.modules.module.torch.load oodgen oodgenx.run "
     "pytorch_lightning.callbacks.callback.os.system oodgen.data.module.Path.unlink [oodgen.data.mnist.mnist]"
 )
 

@@ -14,8 +14,8 @@ from oodgen.bench.flops import Observed
 from oodgen.bench.scoring import naive, shared
 from oodgen.bench.subject import Bench, settings, subject
 from oodgen.bench.timing import Effort, Table, Timing, in_turns, text
-from oodgen.device import Device
 from oodgen.noise import ExampleNoise, RandomNoise
+from oodgen.training.device import Device
 
 CPU = torch.device("cpu")
 TINY = ["--quick", "--models", "hvae_tiny", "--batch", "4", "--device", "cpu", "--threads", "1"]

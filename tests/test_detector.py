@@ -9,14 +9,14 @@ import torch
 import yaml
 from torch import nn
 
-from oodgen.calibration import Conversion, calibrate
+from oodgen.config.instantiate import build
 from oodgen.data.module import TestSet as Examples
 from oodgen.detector import Detector
-from oodgen.device import Device
 from oodgen.errors import UserError
-from oodgen.evaluate import Witness, collect
+from oodgen.evaluation.calibration import Conversion, calibrate
+from oodgen.evaluation.evaluate import EvaluatedModel, collect
 from oodgen.noise import RandomNoise
-from oodgen.parts import build
+from oodgen.training.device import Device
 
 CPU = Device("cpu", "32", False)
 
@@ -160,7 +160,7 @@ def run(tmp_path):
     method.model.initialise(y, RandomNoise())
     state = {f"model.{name}": value for name, value in method.model.state_dict().items()}
     torch.save({"state_dict": state}, train / "checkpoints" / "last.ckpt")
-    witness = Witness(method.model.eval(), "last", train / "evidence", train.parent / "evidence", CPU, 4)
+    evaluated = EvaluatedModel(method.model.eval(), "last", train / "evidence", train.parent / "evidence", CPU, 4)
     held = {
         part: Examples(images(n, n, (1, 8, 8)).numpy(), "toys", f"{part} part of train", "")
         for part, n in (("validation", 30), ("calibration", 50))
@@ -168,11 +168,11 @@ def run(tmp_path):
     inlier = SimpleNamespace(name="toys", shape=(3, 16, 16))
     data = SimpleNamespace(held=held, inlier=inlier, grey=True, size=(8, 8), scaling=None)
     probes = {name: build(probe, name) for name, probe in CONFIG["probes"].items()}
-    calibrate(witness, probes, data, folder)
+    calibrate(evaluated, probes, data, folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     (folder / "record.json").write_text(json.dumps({"fingerprint": "f00", "train_dir": "elsewhere"}))
     (folder / "state.json").write_text(json.dumps({"state": "done", "why": None}))
-    return SimpleNamespace(folder=folder, train=train, held=held, witness=witness, probes=probes, path=tmp_path)
+    return SimpleNamespace(folder=folder, train=train, held=held, evaluated=evaluated, probes=probes, path=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def run(tmp_path):
 def test_load_gives_back_the_score_fitted_and_calibrated_on_the_held_parts(run, score, name, probes):
     loaded = Detector.load(run.folder, score)
     validation, calibration = (
-        collect(run.witness, run.probes, run.held[part]) for part in ("validation", "calibration")
+        collect(run.evaluated, run.probes, run.held[part]) for part in ("validation", "calibration")
     )
     rule = build(CONFIG["scores"][name], "")
     rule = rule.fit(validation) if hasattr(rule, "fit") else rule

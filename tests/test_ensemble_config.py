@@ -5,15 +5,15 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from oodgen import record
-from oodgen.assembly import alone
+from oodgen.config.instantiate import build, build_components
 from oodgen.data.module import OODDataModule
 from oodgen.data.resident import Batch
 from oodgen.errors import UserError
 from oodgen.methods.together import Stacked, sequential
 from oodgen.noise import ExampleNoise
-from oodgen.parts import assemble, build
-from oodgen.paths import config_dir
+from oodgen.runs import record
+from oodgen.runs.locations import config_dir
+from oodgen.training.assembly import alone
 
 ENSEMBLE = ("data=fashion_mnist_mnist", "model=vae_grey", "method=ensemble", "smoke=true", "device.accelerator=cpu")
 MEMBERS = ("~probes.bounds", "+probe@probes.members=members", "score@scores=ensemble")
@@ -33,9 +33,9 @@ def test_members_share_no_part():
 
 
 def test_each_member_starts_as_the_single_model_of_its_seed():
-    made = assemble(config(*ENSEMBLE, *MEMBERS, "seed=3", "method.size=2"))
+    made = build_components(config(*ENSEMBLE, *MEMBERS, "seed=3", "method.size=2"))
     for member, seed in zip(made.method.model.members, (3000, 3001), strict=True):
-        alone = assemble(config("data=fashion_mnist_mnist", "model=vae_grey", "smoke=true", f"seed={seed}"))
+        alone = build_components(config("data=fashion_mnist_mnist", "model=vae_grey", "smoke=true", f"seed={seed}"))
         for key, value in alone.method.model.state_dict().items():
             assert torch.equal(member.state_dict()[key], value), key
     assert isinstance(made.data, OODDataModule) and made.data.members == 2
@@ -45,7 +45,8 @@ def test_each_member_starts_as_the_single_model_of_its_seed():
 def test_a_deep_ensemble_of_classifiers_is_the_command_beside_its_scores():
     header = (config_dir() / "score/classifier_ensemble.yaml").read_text().split("method=ensemble")[1].split("msp:")[0]
     words = [word for word in header.split() if word != "#"]
-    made = assemble(config("+experiment=mnist_classifier", "smoke=true", "method=ensemble", *words, "method.size=2"))
+    options = ("+experiment=mnist_classifier", "smoke=true", "method=ensemble", *words, "method.size=2")
+    made = build_components(config(*options))
     x = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
     with torch.inference_mode():
         said = made.probes["members"](made.method.model.eval(), x, ExampleNoise(0, torch.arange(3)))
@@ -81,11 +82,11 @@ def test_a_members_own_training_is_mutated_at_the_members_rate():
 
 def test_an_argument_of_a_member_that_does_not_fit_is_named():
     with pytest.raises(UserError, match=r"method.member.samples='x' is not a whole number"):
-        assemble(config(*ENSEMBLE, *MEMBERS, "method.member.samples=x"))
+        build_components(config(*ENSEMBLE, *MEMBERS, "method.member.samples=x"))
     with pytest.raises(UserError, match=r"config method: .*nonsense"):
-        assemble(config(*ENSEMBLE, *MEMBERS, "+method.member.nonsense=1"))
+        build_components(config(*ENSEMBLE, *MEMBERS, "+method.member.nonsense=1"))
     with pytest.raises(UserError, match=r"method.member.optimizer._target_=os.getcwd is outside"):
-        assemble(config(*ENSEMBLE, *MEMBERS, "method.member.optimizer._target_=os.getcwd"))
+        build_components(config(*ENSEMBLE, *MEMBERS, "method.member.optimizer._target_=os.getcwd"))
 
 
 @pytest.mark.parametrize(
@@ -104,13 +105,13 @@ def test_an_argument_of_a_member_that_does_not_fit_is_named():
 )
 def test_a_question_that_cannot_be_answered_is_refused_before_training(overrides, line):
     with pytest.raises(UserError, match=line):
-        assemble(config(*overrides))
+        build_components(config(*overrides))
 
 
 def test_another_probe_and_another_method_of_a_member():
     glow = ("model=glow_tiny", "model.shape=[1,28,28]", "probe@probes.members.probe=log_density", "method.size=2")
-    assert assemble(config(*ENSEMBLE, *MEMBERS, *glow)).probes["members"].probe.samples == 1
-    made = assemble(config(*ENSEMBLE, *MEMBERS, "method@method.member=bpvae", "method.size=2"))
+    assert build_components(config(*ENSEMBLE, *MEMBERS, *glow)).probes["members"].probe.samples == 1
+    made = build_components(config(*ENSEMBLE, *MEMBERS, "method@method.member=bpvae", "method.size=2"))
     assert [type(member).__name__ for member in made.method.methods] == ["BPVAE"] * 2
 
 
@@ -132,4 +133,4 @@ def test_models_can_be_stacked(name):
 
 def test_a_seed_that_no_member_would_have_is_refused():
     with pytest.raises(UserError, match=r"method.member.seed=5 would have no effect.*seed=0"):
-        assemble(config(*ENSEMBLE, *MEMBERS, "method.member.seed=5"))
+        build_components(config(*ENSEMBLE, *MEMBERS, "method.member.seed=5"))

@@ -15,7 +15,8 @@ import torch
 
 DRIVER = r"""
 import functools, importlib, json, os, pathlib, signal, sys
-import oodgen.run, oodgen.cell, oodgen.train, oodgen.figures, oodgen.probes.bounds, oodgen.methods.likelihood
+import oodgen.experiment, oodgen.methods.likelihood, oodgen.plots.figures, oodgen.probes.bounds, oodgen.run
+import oodgen.training.fit
 
 def trap(target, count, number, after):
     module, _, path = target.partition(":")
@@ -49,7 +50,7 @@ for job in json.load(sys.stdin):
             os.dup2(log.fileno(), 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.argv = ["oodgen", *job["arguments"]]
-        oodgen.train.Checkpoints = functools.partial(oodgen.train.Checkpoints, seconds=job["seconds"])
+        oodgen.training.fit.Checkpoints = functools.partial(oodgen.training.fit.Checkpoints, seconds=job["seconds"])
         if job["trap"]:
             trap(*job["trap"])
         oodgen.run.main()
@@ -70,11 +71,11 @@ STEP = "oodgen.methods.likelihood:MaximumLikelihood.training_step"
 GRADIENT = "oodgen.methods.likelihood:MaximumLikelihood.on_before_optimizer_step"
 VALIDATION = "oodgen.methods.likelihood:MaximumLikelihood.validation_step"
 RENAME = "pathlib:Path.replace"
-ROW = "oodgen.curves:Curves.log_metrics"
-SAVED = "oodgen.checkpoints:Checkpoints.on_train_batch_end"
-EPOCH = "oodgen.checkpoints:Checkpoints.on_train_epoch_end"
-ASK = "oodgen.evaluate:collect"
-PAGE = "oodgen.page:write"
+ROW = "oodgen.training.curves:Curves.log_metrics"
+SAVED = "oodgen.training.checkpoints:Checkpoints.on_train_batch_end"
+EPOCH = "oodgen.training.checkpoints:Checkpoints.on_train_epoch_end"
+ASK = "oodgen.evaluation.evaluate:collect"
+PAGE = "oodgen.report.page:write"
 EPOCHS = 3
 PLAIN, EMA = [], ["callbacks=ema"]
 

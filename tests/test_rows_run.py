@@ -9,10 +9,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from oodgen import calibration
 from oodgen.data.rows import fit
 from oodgen.detector import Detector
 from oodgen.errors import UserError
+from oodgen.evaluation import calibration
 
 RNG = np.random.default_rng(0)
 CENTRE = RNG.normal(0, 50, 30)

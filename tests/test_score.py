@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 
-from oodgen import parts, score
+from oodgen import score
+from oodgen.config import instantiate
 from oodgen.detector import Detector
 from oodgen.probes.complexity import statistics
 
@@ -70,7 +71,7 @@ def user(tmp_path_factory):
 def _data(folder, home):
     config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))["data"]
     config["root"], config["inlier"]["root"] = str(home / "data"), str(home / "mine")
-    return parts.build(config, "data")
+    return instantiate.build(config, "data")
 
 
 def run(capfd, *arguments):

@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from oodgen.parts import KEYS
-from oodgen.paths import config_dir
+from oodgen.config.instantiate import KEYS
+from oodgen.runs.locations import config_dir
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
 GROUPS = {"dataset": "data.inlier", "probe": "probes.bounds", "score": "scores"}

@@ -10,7 +10,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from oodgen import device, run
+from oodgen import run
+from oodgen.training import device
 
 FAST = ["smoke=true", "model=hvae_tiny", "+experiment=quickstart", "device.accelerator=cpu"]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from oodgen.config.instantiate import build
 from oodgen.data.module import OODDataModule
 from oodgen.detector import Detector, config_of
 from oodgen.metrics import auroc
 from oodgen.noise import ExampleNoise, member_seed
-from oodgen.parts import build
 from oodgen.scores.ensemble import member, variance, waic
 from oodgen.scores.likelihood import importance
 

@@ -24,16 +24,17 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from yaml import YAMLError
 
-from oodgen import calibration, evaluate, places, record
-from oodgen.calibration import Conversion
-from oodgen.checkpoints import find, load_weights
+from oodgen.config.instantiate import build, check_targets
 from oodgen.data.images import decode
 from oodgen.data.module import preprocess
-from oodgen.device import Device
 from oodgen.errors import UserError
+from oodgen.evaluation import calibration, evaluate
+from oodgen.evaluation.calibration import Conversion
 from oodgen.noise import ExampleNoise
-from oodgen.parts import build, check_targets
 from oodgen.probes.probe import Evidence, Probe
+from oodgen.runs import locations, record
+from oodgen.training.checkpoints import find, load_weights
+from oodgen.training.device import Device
 
 __all__ = ["Detector", "config_of"]
 
@@ -244,7 +245,7 @@ def _evaluation(run: Path) -> Path:
 def _training(folder: Path) -> Path:
     """The training of an evaluation, also where the runs were moved to."""
     made = record.read_json(folder / "record.json")
-    found = places.training(folder, made)
+    found = locations.training(folder, made)
     if found is None:
         raise UserError(
             f"the training {made.get('train_dir')} of {folder} is not there; keep runs/train beside runs/eval"

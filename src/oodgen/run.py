@@ -21,10 +21,12 @@ from hydra.types import RunMode
 from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
 from omegaconf import DictConfig, OmegaConf
 
-from oodgen import mistakes, record, render, tables
+from oodgen.config import messages
 from oodgen.errors import UserError
-from oodgen.files import write_text
-from oodgen.paths import config_dir
+from oodgen.report import render
+from oodgen.runs import record, results
+from oodgen.runs.files import write_text
+from oodgen.runs.locations import config_dir
 
 __all__ = ["main"]
 
@@ -80,7 +82,7 @@ def _job(config: DictConfig) -> None:
         if not isinstance(error, UserError):
             file_log.exception("unexpected error")
             traceback = Path(hydra_config.runtime.output_dir) / "log.txt"
-            why = f"{type(error).__name__}: {mistakes.line(error)} (the traceback is in {traceback})"
+            why = f"{type(error).__name__}: {messages.line(error)} (the traceback is in {traceback})"
         file_log.error("%s", why)
         if hydra_config.mode == RunMode.MULTIRUN:
             log.error("failed: %s", why)
@@ -96,9 +98,9 @@ def _job(config: DictConfig) -> None:
 def _cell(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     summary = None if config.retrain else _finished(folder)
     if summary is None:
-        from oodgen import cell
+        from oodgen import experiment
 
-        cell.run(config, folder, overrides)
+        experiment.run(config, folder, overrides)
         summary = _summary(folder)
     print(summary, flush=True)
 
@@ -123,7 +125,7 @@ def _finished(folder: Path) -> str | None:
 def _summary(folder: Path) -> str:
     report = folder / "report.html"
     there = report.relative_to(Path.cwd()) if report.is_relative_to(Path.cwd()) else report
-    return f"{render.terminal(tables.read(folder / 'results.csv'))}\n\n{there}"
+    return f"{render.terminal(results.read(folder / 'results.csv'))}\n\n{there}"
 
 
 def main() -> None:
@@ -158,7 +160,7 @@ def main() -> None:
         except Exception as error:
             if asked:
                 raise
-            _stop(mistakes.line(error, sys.argv[1:]), 2)
+            _stop(messages.line(error, sys.argv[1:]), 2)
         cells = [Cell(*json.loads(path.read_text())) for path in sorted(Path(folder).iterdir())]
     failed = [cell for cell in cells if cell.why is not None]
     if failed and len(cells) == 1:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from oodgen.errors import UserError
-from oodgen.files import whole
+from oodgen.runs.files import whole
 
 if TYPE_CHECKING:
     import numpy as np

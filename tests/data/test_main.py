@@ -57,7 +57,7 @@ def test_hydra_builds_the_same():
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from oodgen.paths import config_dir
+    from oodgen.runs.locations import config_dir
 
     for name, entry in catalogue().items():
         if entry is not None:

@@ -7,12 +7,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from oodgen import record
 from oodgen.data.catalog import Dataset, Read
 from oodgen.data.module import OODDataModule
 from oodgen.data.rows import fit
 from oodgen.errors import UserError
-from oodgen.paths import config_dir
+from oodgen.runs import record
+from oodgen.runs.locations import config_dir
 
 TRAIN = np.random.default_rng(0).normal((3, -50, 7), (1, 20, 0), (200, 3)).astype(np.float32)  # the last is constant
 TEST = np.random.default_rng(1).normal((3, -50, 7), (1, 20, 0), (30, 3)).astype(np.float32)

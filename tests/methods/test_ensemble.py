@@ -9,13 +9,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
 
-from oodgen import train
-from oodgen.checkpoints import Checkpoints
 from oodgen.data import module
 from oodgen.data.catalog import Dataset
 from oodgen.data.module import OODDataModule
 from oodgen.data.resident import Batch, Examples, TrainLoader
-from oodgen.device import Device
 from oodgen.errors import Diverged, UserError
 from oodgen.methods.bpvae import BPVAE
 from oodgen.methods.ensemble import GenerativeEnsemble
@@ -25,6 +22,9 @@ from oodgen.methods.together import Stacked, sequential
 from oodgen.models.density import Bound
 from oodgen.models.likelihoods import Bernoulli
 from oodgen.models.vae import VAE
+from oodgen.training import fit as training
+from oodgen.training.checkpoints import Checkpoints
+from oodgen.training.device import Device
 
 CPU = torch.device("cpu")
 M, SEED = 3, 2
@@ -140,14 +140,14 @@ def data(members=M, seed=SEED):
 @pytest.fixture
 def fit(monkeypatch, tmp_path):
     """Trains for two epochs and a half, saving at each step; the training's folder and what it says of itself."""
-    monkeypatch.setattr(train, "Checkpoints", partial(Checkpoints, seconds=0))
+    monkeypatch.setattr(training, "Checkpoints", partial(Checkpoints, seconds=0))
     monkeypatch.setattr(OODDataModule, "_load", _load)
     count = iter(range(100))
 
     def run(method, callbacks=(), members=M, seed=SEED, folder=None, **options):
         folder = folder or tmp_path / str(next(count))
         device = Device("cpu", "32", False, threads=1)
-        said = train.fit(method, data(members, seed), folder, device, {"max_steps": 12, **options}, callbacks)
+        said = training.fit(method, data(members, seed), folder, device, {"max_steps": 12, **options}, callbacks)
         return folder, said
 
     return run

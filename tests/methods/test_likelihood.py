@@ -18,7 +18,7 @@ from oodgen.models.density import Bound, Density
 from oodgen.models.likelihoods import Bernoulli
 from oodgen.models.priors import Flow, Mixture
 from oodgen.models.vae import VAE
-from oodgen.paths import config_dir
+from oodgen.runs.locations import config_dir
 
 CPU = torch.device("cpu")
 # critics and classifiers are no densities

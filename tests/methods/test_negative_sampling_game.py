@@ -13,12 +13,12 @@ from torch import nn
 
 from oodgen.data.catalog import Dataset
 from oodgen.data.module import OODDataModule
-from oodgen.device import Device
 from oodgen.errors import Diverged, UserError
 from oodgen.methods.negative_sampling import NegativeSampling
 from oodgen.models.likelihoods import Bernoulli
 from oodgen.models.vae import VAE
-from oodgen.train import fit
+from oodgen.training.device import Device
+from oodgen.training.fit import fit
 
 LATENT, SIZE, SHIFT = 2, 6, 3.0
 sgd = partial(torch.optim.SGD, lr=0.0)

@@ -12,16 +12,16 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from oodgen import train as training
-from oodgen.checkpoints import Checkpoints
 from oodgen.data.catalog import Dataset
 from oodgen.data.module import OODDataModule
-from oodgen.device import Device
 from oodgen.errors import Diverged, UserError
 from oodgen.methods.wgan import Turns, WassersteinGAN
 from oodgen.models.wgan import WGAN
 from oodgen.noise import ExampleNoise, RandomNoise
-from oodgen.train import fit
+from oodgen.training import fit as training
+from oodgen.training.checkpoints import Checkpoints
+from oodgen.training.device import Device
+from oodgen.training.fit import fit
 
 SIZE = 6
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -14,7 +14,7 @@ from oodgen.models.biva import BIVA
 from oodgen.models.density import Bound, Hierarchy
 from oodgen.models.likelihoods import Bernoulli
 from oodgen.noise import ExampleNoise, RandomNoise
-from oodgen.paths import config_dir
+from oodgen.runs.locations import config_dir
 
 CPU = torch.device("cpu")
 SPECS = [

@@ -11,7 +11,7 @@ from oodgen.models.classifier import Bottleneck, Classifier, ConvolutionalClassi
 from oodgen.models.density import Hierarchy
 from oodgen.models.vib import VIB
 from oodgen.noise import ExampleNoise, RandomNoise
-from oodgen.paths import config_dir
+from oodgen.runs.locations import config_dir
 
 MODELS = ("classifier_grey", "classifier_fraud", "vib_grey", "vib_colour")
 

@@ -13,8 +13,8 @@ from oodgen.models.dense_vae import DenseVAE
 from oodgen.models.density import Hierarchy
 from oodgen.models.likelihoods import GaussianRows
 from oodgen.noise import ExampleNoise, RandomNoise
-from oodgen.paths import config_dir
 from oodgen.probes.bounds import Bounds
+from oodgen.runs.locations import config_dir
 
 INDEX = torch.tensor([5, 2, 40, 7])
 

@@ -15,8 +15,8 @@ from oodgen.models.density import Hierarchy
 from oodgen.models.likelihoods import Bernoulli, Categorical, Gaussian, LogisticMixture, QuantisedGaussian
 from oodgen.models.vae import VAE, Isotropic
 from oodgen.noise import ExampleNoise, RandomNoise
-from oodgen.paths import config_dir
 from oodgen.probes.bounds import Bounds
+from oodgen.runs.locations import config_dir
 
 INDEX = torch.tensor([5, 2, 40, 7])
 

@@ -11,7 +11,7 @@ from oodgen.models.critic import Critic
 from oodgen.models.glow import Glow
 from oodgen.models.wgan import WGAN
 from oodgen.noise import ExampleNoise, RandomNoise
-from oodgen.paths import config_dir
+from oodgen.runs.locations import config_dir
 
 
 def built(name):

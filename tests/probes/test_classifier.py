@@ -5,16 +5,16 @@ import sys
 import pytest
 import torch
 
-from oodgen import evaluate
 from oodgen.data.module import TestSet as Examined
-from oodgen.device import Device
 from oodgen.errors import UserError
+from oodgen.evaluation import evaluate
 from oodgen.models.classifier import DenseClassifier
 from oodgen.models.ensemble import Ensemble
 from oodgen.noise import ExampleNoise
 from oodgen.probes.baselines import ODIN, Mahalanobis
 from oodgen.probes.classifier import Logits
 from oodgen.probes.members import Members
+from oodgen.training.device import Device
 
 CENTRES = torch.tensor([[4.0, 0.0], [-4.0, 0.0], [0.0, 4.0]])
 
@@ -109,23 +109,23 @@ def test_both_are_larger_where_no_class_is():
 
 def test_evaluation_fits_on_what_was_trained_on(tmp_path):
     model, (x, y) = classifier(), inliers()
-    witness = evaluate.Witness(model, "last", tmp_path, tmp_path, Device("cpu", "32"), 0)
+    evaluated = evaluate.EvaluatedModel(model, "last", tmp_path, tmp_path, Device("cpu", "32"), 0)
     trained = Examined(x.numpy(), "own", "train", "hash", y.numpy())
-    probes = evaluate.fit_probes(witness, {"m": Mahalanobis(), "logits": Logits()}, lambda: trained)
+    probes = evaluate.fit_probes(evaluated, {"m": Mahalanobis(), "logits": Logits()}, lambda: trained)
     assert probes["logits"] == Logits()
     for name, value in fitted(model).fitted.items():
         torch.testing.assert_close(probes["m"].fitted[name], value)
-    evidence = evaluate.collect(witness, probes, trained)
+    evidence = evaluate.collect(evaluated, probes, trained)
     assert evidence["m/distance"].shape == (60,) and evidence["logits/logits"].shape == (3, 60)
     torch.testing.assert_close(evidence["logits/logits"], model.logits(x).T)
 
 
 def test_evaluation_fits_each_member_of_an_ensemble(tmp_path):
     (x, y), first, second = inliers(), uncut(), uncut(bias=2.0)  # the second's features are cut, yet not all
-    witness = evaluate.Witness(Ensemble([first, second]), "last", tmp_path, tmp_path, Device("cpu", "32"), 0)
+    evaluated = evaluate.EvaluatedModel(Ensemble([first, second]), "last", tmp_path, tmp_path, Device("cpu", "32"), 0)
     trained = Examined(x.numpy(), "own", "train", "hash", y.numpy())
-    probes = evaluate.fit_probes(witness, {"members": Members(Mahalanobis())}, lambda: trained)
-    found = evaluate.collect(witness, probes, trained)["members/distance"]
+    probes = evaluate.fit_probes(evaluated, {"members": Members(Mahalanobis())}, lambda: trained)
+    found = evaluate.collect(evaluated, probes, trained)["members/distance"]
     for row, model in zip(found, (first, second), strict=True):
         with torch.inference_mode():
             alone = Mahalanobis().fit(model, [(x, y, noise(x))])(model, x, noise(x))["distance"]

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from oodgen import evaluate
 from oodgen.data.module import TestSet as Examined
-from oodgen.device import Device
+from oodgen.evaluation import evaluate
 from oodgen.models.critic import Critic
 from oodgen.models.wgan import WGAN
 from oodgen.noise import ExampleNoise
 from oodgen.probes.critic import CriticValue
 from oodgen.scores.critic import d
+from oodgen.training.device import Device
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def x():
 def test_evidence_is_the_models_value_whatever_the_batch(model, x, size, tmp_path, monkeypatch):
     probe = CriticValue()
     monkeypatch.setattr(CriticValue, "batch", lambda self, model: size)
-    witness = evaluate.Witness(model, "last", tmp_path, tmp_path, Device("cpu", "32"), 0)
-    found = evaluate.collect(witness, {"critic": probe}, Examined(x.numpy(), "mnist", "test", "hash"))
+    evaluated = evaluate.EvaluatedModel(model, "last", tmp_path, tmp_path, Device("cpu", "32"), 0)
+    found = evaluate.collect(evaluated, {"critic": probe}, Examined(x.numpy(), "mnist", "test", "hash"))
     assert found.keys() == {"critic/d"} and found["critic/d"].dtype == torch.float32
     with torch.no_grad():
         torch.testing.assert_close(found["critic/d"], model.value(x / 255))

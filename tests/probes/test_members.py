@@ -7,9 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from oodgen import evaluate
 from oodgen.data.module import TestSet as Set
-from oodgen.device import Device
+from oodgen.evaluation import evaluate
 from oodgen.models.ensemble import Ensemble
 from oodgen.models.glow import Glow
 from oodgen.models.likelihoods import Bernoulli
@@ -19,6 +18,7 @@ from oodgen.probes.bounds import Bounds
 from oodgen.probes.density import LogDensity
 from oodgen.probes.members import Members
 from oodgen.probes.regret import Regret
+from oodgen.training.device import Device
 
 INDEX = torch.tensor([5, 2, 40, 7])
 
@@ -147,8 +147,8 @@ class Value:
 def test_any_probe_of_any_model(x, tmp_path):
     model = Ensemble([Critic(1.0), Critic(2.0)])
     assert model.shape == (1, 8, 8)
-    witness = evaluate.Witness(model, "last", tmp_path, tmp_path, Device("cpu", "32").resolved(), 0)
-    found = evaluate.collect(witness, {"members": Members(Value())}, Set(x.numpy(), "tiny", "", ""))
+    evaluated = evaluate.EvaluatedModel(model, "last", tmp_path, tmp_path, Device("cpu", "32").resolved(), 0)
+    found = evaluate.collect(evaluated, {"members": Members(Value())}, Set(x.numpy(), "tiny", "", ""))
     mean = x.float().mean((1, 2, 3))
     torch.testing.assert_close(found["members/d"], torch.stack([mean, 2 * mean]))
     (path,) = tmp_path.iterdir()
@@ -158,8 +158,8 @@ def test_any_probe_of_any_model(x, tmp_path):
 def test_stored_evidence_is_named_by_the_inner_question_and_its_code(model, x, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(evaluate, "code_of", lambda modules: asked.append(modules) or "")
-    witness = evaluate.Witness(model, "last", tmp_path, tmp_path, Device("cpu", "32").resolved(), 0)
+    evaluated = evaluate.EvaluatedModel(model, "last", tmp_path, tmp_path, Device("cpu", "32").resolved(), 0)
     for probe in (Members(Bounds(samples=2)), Members(Bounds(samples=3)), Members(Bounds(samples=3, budget=7))):
-        evaluate.collect(witness, {"members": probe}, Set(x.numpy(), "tiny", "", ""))
+        evaluate.collect(evaluated, {"members": probe}, Set(x.numpy(), "tiny", "", ""))
     assert len(list(tmp_path.iterdir())) == 2  # what only changes how it is computed names nothing
     assert all({"oodgen.probes.members", "oodgen.probes.bounds", "oodgen.models.vae"} <= modules for modules in asked)

@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from oodgen import evaluate
 from oodgen.errors import UserError
+from oodgen.evaluation import evaluate
 from oodgen.scores.ensemble import BestMember, each, mean, member, variance, waic
 from oodgen.scores.likelihood import bound, importance, kl, statistic
 from oodgen.scores.ratio import input_complexity, llr

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
-from oodgen import record
 from oodgen.bench import ensemble, flops, helpers, loading, loop, scoring, training
 from oodgen.bench.subject import Bench
 from oodgen.bench.timing import Effort, Table, text
-from oodgen.device import Device
 from oodgen.errors import UserError
-from oodgen.files import write_text
+from oodgen.runs import record
+from oodgen.runs.files import write_text
+from oodgen.training.device import Device
 
 __all__ = ["main"]
 

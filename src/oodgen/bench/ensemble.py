@@ -10,12 +10,12 @@ from omegaconf import OmegaConf
 
 from oodgen.bench.subject import Bench, images, name_of
 from oodgen.bench.timing import Table, in_turns
+from oodgen.config.instantiate import build
 from oodgen.data.resident import Batch
 from oodgen.methods.ensemble import GenerativeEnsemble
 from oodgen.methods.method import Method
 from oodgen.methods.together import Stacked, Step, sequential
-from oodgen.parts import build
-from oodgen.paths import config_dir
+from oodgen.runs.locations import config_dir
 
 __all__ = ["measure"]
 

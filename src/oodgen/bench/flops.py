@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from oodgen.bench.subject import Bench, Step, name_of, settings, subject
 from oodgen.bench.timing import Table, in_turns
-from oodgen.device import Device
 from oodgen.noise import RandomNoise
+from oodgen.training.device import Device
 
 __all__ = ["measure"]
 

@@ -13,15 +13,15 @@ from pytorch_lightning.callbacks import Callback
 
 from oodgen.bench.subject import Bench, Step, subject
 from oodgen.bench.timing import Effort, Table, clock
-from oodgen.checkpoints import Checkpoints
 from oodgen.data.catalog import Dataset
 from oodgen.data.module import OODDataModule
 from oodgen.data.resident import Batch
-from oodgen.device import Device
-from oodgen.files import whole
 from oodgen.methods.likelihood import MaximumLikelihood
 from oodgen.methods.method import LOG_EVERY
-from oodgen.train import fit
+from oodgen.runs.files import whole
+from oodgen.training.checkpoints import Checkpoints
+from oodgen.training.device import Device
+from oodgen.training.fit import fit
 
 __all__ = ["measure"]
 
@@ -114,7 +114,7 @@ def measure(bench: Bench) -> list[Table]:
         f"the milliseconds of {bench.models[-1]} and a checkpoint are {total:.1%} of a step of {bench.models[0]}",
     ]
     header = ("model", "bare step ms", "outside ms", "outside", "logging ms/step", "checkpoint ms", "pairs")
-    return [Table(f"Training loop: oodgen.train.fit, batch {bench.batch}", header, rows, notes)]
+    return [Table(f"Training loop: oodgen.training.fit.fit, batch {bench.batch}", header, rows, notes)]
 
 
 def _cost(bench: Bench, name: str) -> Cost:

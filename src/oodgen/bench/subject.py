@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from oodgen.bench.timing import Effort
-from oodgen.device import Device
 from oodgen.errors import UserError
 from oodgen.methods.likelihood import MaximumLikelihood
 from oodgen.models.density import Density
 from oodgen.models.layered import Layered
 from oodgen.noise import RandomNoise
-from oodgen.paths import config_dir
+from oodgen.runs.locations import config_dir
+from oodgen.training.device import Device
 
 __all__ = ["Bench", "Step", "Subject", "images", "name_of", "settings", "subject"]
 

@@ -23,7 +23,7 @@ import yaml
 from oodgen.data.adversarial import Attack
 from oodgen.data.catalog import Dataset, Transform, exists, load, prepare, verify
 from oodgen.errors import UserError
-from oodgen.paths import config_dir
+from oodgen.runs.locations import config_dir
 
 __all__ = ["catalogue", "main"]
 

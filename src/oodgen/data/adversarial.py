@@ -28,7 +28,7 @@ __all__ = ["Attack", "adversarial"]
 @final
 @dataclass(frozen=True)
 class Attack:
-    """An out set that needs the model; `oodgen.attack` asks it for the gradient.
+    """An out set that needs the model; `oodgen.evaluation.attack` asks it for the gradient.
 
     Arguments:
         name: The name of the set.

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from oodgen.errors import UserError
-from oodgen.files import sha256, whole, write_text
+from oodgen.runs.files import sha256, whole, write_text
 
 __all__ = ["Dataset", "Read", "Split", "Transform", "exists", "find", "load", "prepare", "require", "verify"]
 

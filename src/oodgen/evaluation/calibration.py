@@ -1,0 +1,125 @@
+"""What a detector compares with: the evidence of inliers that nothing was trained on, kept with the evaluation."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn, uint8
+
+from oodgen.data.module import OODDataModule
+from oodgen.data.rows import Scaling
+from oodgen.errors import UserError
+from oodgen.evaluation import evaluate
+from oodgen.probes.probe import Probe
+from oodgen.runs.files import whole
+
+__all__ = ["Calibration", "Conversion", "calibrate", "read", "weights_digest"]
+
+
+class Conversion(NamedTuple):
+    """How an image file or a row becomes what the model was trained on.
+
+    Arguments:
+        shape: What the inlier's reader makes of a file, (C, H, W), or (D,) of rows.
+        grey, size: The run's preprocessing after that.
+        scaling: That of rows, as it was fitted.
+    """
+
+    shape: tuple[int, ...]
+    grey: bool
+    size: tuple[int, int] | None
+    scaling: Scaling | None = None
+
+
+class Calibration(NamedTuple):
+    """The content of calibration.safetensors.
+
+    Arguments:
+        validation: Evidence on which scores are fitted.
+        calibration: Evidence on which p-values rest.
+        conversion: From image files to examples.
+        inlier: The inlier's name.
+        weights: Digest of the weights that were asked.
+        fitted: Of each probe that needed a reference, what it took from it.
+    """
+
+    validation: dict[str, Tensor]
+    calibration: dict[str, Tensor]
+    conversion: Conversion
+    inlier: str
+    weights: str
+    fitted: dict[str, dict[str, Tensor]]
+
+
+def calibrate(
+    evaluated: evaluate.EvaluatedModel, probes: Mapping[str, Probe], data: OODDataModule, folder: Path
+) -> None:
+    """Write calibration.safetensors: all evidence of the validation and calibration parts of the train split.
+
+    Evidence, not scores: whoever loads the detector may choose any score of the run, and needs no training data.
+
+    Arguments:
+        evaluated: The trained model.
+        probes: The run's probes, fitted.
+        data: The run's data, set up.
+        folder: The evaluation's directory.
+    """
+    evidence = {
+        f"{part}/{name}": value
+        for part in ("validation", "calibration")
+        for name, value in evaluate.collect(evaluated, probes, data.held[part]).items()
+    }
+    for name, probe in probes.items():
+        fitted: Mapping[str, Tensor] = getattr(probe, "fitted", {})
+        evidence |= {f"fitted/{name}/{item}": value.cpu().contiguous() for item, value in fitted.items()}
+    about = {
+        "conversion": Conversion(tuple(data.inlier.shape), data.grey, data.size, data.scaling),
+        "inlier": data.inlier.name,
+        "weights": weights_digest(evaluated.model),
+    }
+    with whole(folder / "calibration.safetensors") as temporary:
+        save_file(evidence, temporary, {name: json.dumps(value) for name, value in about.items()})
+
+
+def read(folder: Path) -> Calibration:
+    """What `calibrate` wrote.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = folder / "calibration.safetensors"
+    again = f"delete {folder} and give the command of that run again (its training is kept)"
+    if not path.is_file():
+        raise UserError(f"{folder} was evaluated without a calibration; {again}")
+    try:
+        with safe_open(path, "pt") as file:
+            about = {name: json.loads(value) for name, value in file.metadata().items()}
+            evidence = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        shape, grey, size, *rest = about["conversion"]  # calibrations older than `scaling` hold three of them
+        scaling = Scaling(*rest[0]) if rest and rest[0] else None
+        conversion = Conversion(tuple(shape), grey, None if size is None else (size[0], size[1]), scaling)
+        validation, calibration = (
+            {name.removeprefix(f"{part}/"): value for name, value in evidence.items() if name.startswith(f"{part}/")}
+            for part in ("validation", "calibration")
+        )
+        fitted: dict[str, dict[str, Tensor]] = {}
+        for name, value in evidence.items():
+            if name.startswith("fitted/"):
+                _, probe, item = name.split("/")
+                fitted.setdefault(probe, {})[item] = value
+        return Calibration(validation, calibration, conversion, about["inlier"], about["weights"], fitted)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}); {again}") from error
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A name of a model's weights: retrained ones must not meet the calibration of the old ones."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(uint8).numpy().data)
+    return digest.hexdigest()[:16]

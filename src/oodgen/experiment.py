@@ -1,0 +1,252 @@
+"""One cell of an experiment grid: train or resume, ask, score, write down."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
+
+from oodgen.config import messages
+from oodgen.config.instantiate import Components, build, build_components
+from oodgen.data.module import TestSet
+from oodgen.errors import Diverged, UserError
+from oodgen.evaluation import attack, evaluate
+from oodgen.evaluation.accuracy import accuracy
+from oodgen.evaluation.calibration import calibrate
+from oodgen.evaluation.latent_usage import usage
+from oodgen.evaluation.rehearsal import rehearse
+from oodgen.report import page, wandb_run
+from oodgen.runs import record, results
+from oodgen.runs.files import whole, write_text
+from oodgen.training import assembly
+from oodgen.training.checkpoints import find, load_weights
+from oodgen.training.device import one_gpu
+from oodgen.training.fit import fit
+
+__all__ = ["run"]
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> None:
+    """Train (or find trained), score and report one cell.
+
+    Arguments:
+        config: The composed config.
+        folder: The evaluation's directory.
+        overrides: What the command asked for, by which a report tells cells of one experiment apart.
+
+    Raises:
+        UserError: anything the user can mend; the state of both directories says so too.
+    """
+    with record.locked(folder, wait=False), one_gpu(), record.running(folder):
+        components = build_components(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(components.config)))
+        try:
+            _run(components, folder, overrides)
+        except SafetensorError as error:  # how its library says that the disk is full
+            raise UserError(f"cannot write evidence: {error}; free some space and repeat the command") from error
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the device has no memory left to score ({messages.line(error)}); let the networks see fewer rows at "
+                "once, as with +probes.bounds.budget=4096"
+            ) from error
+
+
+def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None:
+    config, data, method, device = components.config, components.data, components.method, components.device
+    fingerprint = record.fingerprint(config)
+    root = Path(config["runs"]) / "smoke" if config["smoke"] else Path(config["runs"])
+    train_dir = root / "train" / fingerprint
+    sets = data.test_sets()  # first of all: a set that is missing should not cost a training
+    attack.check(method.model, data.attacks)
+    data.setup()
+    if config["checkpoint"] not in ("last", "best", *(f"epoch{n}" for n in config["snapshots"])):
+        find(train_dir, config["checkpoint"])  # a training that will not leave it should not run for it
+    if not config["smoke"] and (config["retrain"] or record.read_state(train_dir)["state"] != "done"):
+        rehearse(components)
+    for name, why in data.skipped.items():
+        log.warning("skipped %s: %s", name, why)
+    loggers = [build(logger, f"logger.{name}") for name, logger in config["logger"].items()]
+    with wandb_run.session(loggers, config) as view:
+        with record.locked(train_dir, wait=True):
+            cost = _train(components, train_dir, loggers)
+        load_weights(method.model, find(train_dir, config["checkpoint"]))
+        start = time.perf_counter()
+        model = method.model.to(device.torch).eval()
+        device.place(model)
+        kept = (train_dir / "evidence", root / "evidence")
+        evaluated = evaluate.EvaluatedModel(model, config["checkpoint"], *kept, device, config["eval_seed"])
+        components = replace(components, probes=evaluate.fit_probes(evaluated, components.probes, data.trained))
+        validation = evaluate.collect(evaluated, components.probes, data.held["validation"])
+        scores = evaluate.fit_scores(components.scores, validation)
+        calibrate(evaluated, components.probes, data, folder)
+        sets |= attack.craft(evaluated, data.attacks, sets[data.inlier.name])
+        who = (config["name"], fingerprint, config["seed"])
+        values: dict[str, dict[str, np.ndarray]] = {}
+        means: dict[str, dict[str, np.ndarray]] = {}
+        for name, test in sets.items():
+            evidence = evaluate.collect(evaluated, components.probes, test)
+            values[name], means[name] = evaluate.score(scores, evidence), evaluate.score(components.means, evidence)
+            evaluate.check(values[name] | means[name], name)
+            if name == data.inlier.name:
+                right = accuracy(who, evidence, test)
+            log.info("scored %s (%d examples)", name, len(test.x))
+        width = getattr(model, "bin", None)
+        rows = evaluate.rows(who, values, int(np.prod(data.shape)), config["oracle"], means, width)
+        rows += usage(evaluated, who, sets)
+        rows += right
+        evaluate.write_scores(folder / "scores", values)
+        results.write(folder / "results.csv", rows)
+        with whole(folder / "reconstructions.npz") as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **evaluate.reconstructions(evaluated, sets))  # type: ignore[arg-type]
+        seconds = {"train": cost["seconds"], "evaluate": round(time.perf_counter() - start, 1)}
+        for line in (warnings := evaluate.runaway(values)):
+            log.warning(line)
+        said = {"overrides": list(overrides), "warnings": [*cost.get("warnings", []), *warnings]}
+        _write_record(components, folder, train_dir, sets, cost | {"seconds": seconds}, said)
+        page.write(folder)
+        if view is not None:
+            wandb_run.publish(view, folder)
+
+
+def _train(components: Components, folder: Path, loggers: list[Any]) -> dict[str, Any]:
+    """Leave a finished training in `folder`: find it done, resume it or start it; returns its cost."""
+    config = components.config
+    made, last = folder / "provenance.json", folder / "checkpoints" / "last.ckpt"
+    state = record.read_state(folder)
+    if state["state"] == "diverged" and not config["retrain"]:
+        raise Diverged(f"{state['why']} (found in {folder}; retrain=true starts over)")
+    if config["retrain"] or not last.is_file():
+        for path in [
+            *(folder / "checkpoints").glob("*"),
+            *(folder / "evidence").glob("*"),
+            folder / "metrics.csv",
+            made,
+        ]:
+            path.unlink(missing_ok=True)
+    now = record.provenance() | {"data": components.data.sha256}
+    then = record.read_json(made) if made.is_file() else None
+    if then is not None and then.get("data") != now["data"]:
+        # the parts of the train split are drawn anew with the data: the weights may have seen the new calibration part
+        raise UserError(
+            f"{folder} was trained on other data ({then.get('data')}, now {now['data']}); "
+            "give it the old data back, or start over with retrain=true"
+        )
+    if then is not None and then.get("commit") != now["commit"]:
+        log.warning(
+            "%s was trained by commit %s, this is %s; retrain=true starts over", folder, then["commit"], now["commit"]
+        )
+    if state["state"] == "done" and then is not None and "cost" in then:
+        assembly.check_unchanged(then["cost"], folder)
+        log.info("found trained in %s", folder)
+        return then["cost"]
+    with record.running(folder):
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+        if then is None:
+            write_text(made, json.dumps(now, indent=1))
+        callbacks = [build(callback, f"callbacks.{name}") for name, callback in config["callbacks"].items()]
+        options = (config["trainer"], callbacks, loggers, config["snapshots"])
+        if inputs := config["method"].get("inputs"):
+            cost = assembly.assemble(components.method.model, config, inputs, folder, components.data.sha256)
+        elif getattr(components.method, "apart", False):
+            costs = _members(config, folder)
+            cost = assembly.assemble(components.method.model, config, list(costs), folder, components.data.sha256)
+            one = next(iter(costs.values()))
+            spent = sum(own["seconds"] for own in costs.values()) + cost["seconds"]
+            cost |= {"how": "apart", "seconds": spent, "steps": one["steps"], "epochs": one["epochs"]}
+        else:
+            try:
+                cost = fit(components.method, components.data, folder, components.device, *options)
+            except Diverged as error:
+                good = f"the last good checkpoint is {last}" if last.is_file() else "there was no checkpoint yet"
+                raise Diverged(f"{error}; {good}. A smaller learning rate or clipped gradients may help") from error
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"the device has no memory left to train ({messages.line(error)}); take a smaller data.batch_size "
+                    f"than {config['data']['batch_size']}"
+                ) from error
+        now |= {
+            "cost": cost,
+            "device": asdict(components.device),
+            "peak_memory_mb": record.provenance()["peak_memory_mb"],
+        }
+        write_text(made, json.dumps(now, indent=1))
+    return cost
+
+
+def _members(config: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+    """Leave every member's own training beside the ensemble's, found or made; their names and what each cost."""
+    costs = {}
+    alone = {i: assembly.alone(config, i) for i in range(1, config["method"]["size"] + 1)}
+    names = {i: record.fingerprint(own) for i, own in alone.items()}
+    lost = {i for i, name in names.items() if record.read_state(folder.parent / name)["state"] == "diverged"}
+    for i, own in alone.items():
+        name = names[i]
+        # where members diverged, starting over is for them
+        components = build_components(own | {"retrain": config["retrain"] and (i in lost or not lost)})
+        components.data.setup()
+        log.info("member %d of %d, seed %d: %s", i, config["method"]["size"], own["seed"], folder.parent / name)
+        with record.locked(folder.parent / name, wait=True):
+            try:
+                costs[name] = _train(components, folder.parent / name, [])
+            except Diverged as error:
+                raise Diverged(f"member {i}: {error}") from error
+    return costs
+
+
+def _write_record(
+    components: Components,
+    folder: Path,
+    train_dir: Path,
+    sets: Mapping[str, TestSet],
+    cost: Mapping[str, Any],
+    said: Mapping[str, Any],
+) -> None:
+    config, inlier = components.config, components.data.inlier.name
+    made = record.read_json(train_dir / "provenance.json")
+    streams = [("auxiliary", stream) for stream in components.data.streams]
+    streams += [] if components.data.negatives is None else [("negative", components.data.negatives)]
+    notes = [*config["notes"], *(f"{name} was skipped: {why}" for name, why in components.data.skipped.items())]
+    notes += [
+        f"{name} is no unknown set here: its training split was trained with, as {role} examples."
+        for role, stream in streams
+        for name, test in sets.items()
+        if test.name == stream.name
+    ]
+    content = {
+        "experiment": config["name"],
+        "fingerprint": train_dir.name,
+        "seed": config["seed"],
+        "command": record.provenance()["command"],
+        "train_dir": str(train_dir),
+        "checkpoint": config["checkpoint"],
+        "paper": config["paper"],
+        "method": config["paper_method"] or type(components.method.model).__name__,
+        "notes": notes,
+        "provenance": made | asdict(components.device) | {"seconds": cost["seconds"]},
+        "training": {name: value for name, value in cost.items() if name not in ("seconds", "warnings")},
+        "datasets": {
+            name: {
+                "role": "inlier" if name == inlier else "out",
+                "n": len(test.x),
+                "origin": test.origin,
+                "sha256": test.sha256,
+            }
+            for name, test in sets.items()
+        },
+        "trained_with": {
+            stream.name: {"role": role, "n": len(stream.x), "origin": stream.origin, "sha256": stream.sha256}
+            for role, stream in streams
+        },
+        "model": {"parameters": sum(p.numel() for p in components.method.model.parameters())},
+        **said,
+    }
+    write_text(folder / "record.json", json.dumps(content, indent=1))

@@ -1,0 +1,125 @@
+"""`python -m oodgen.papers.layer_correlation RUN RUN --out FILE`: correlation of two models' codes."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oodgen.errors import UserError
+from oodgen.papers import reconstructions
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["codes", "correlation", "main"]
+
+ROWS = 1024  # features of one layer that are compared with all of another's at once: all would take gigabytes
+
+
+def correlation(a: "Tensor", b: "Tensor") -> float:
+    r"""How well the features of one layer find themselves in another's, in [0, 1].
+
+    $$\frac12 \Big[ \frac1{d_a} \sum_i \max_j |r_{ij}| + \frac1{d_b} \sum_j \max_i |r_{ij}| \Big]$$
+
+    with $r_{ij}$ Pearson's correlation of feature i of the one with feature j of the other over the same N images. Two
+    models number their features as they like and with either sign, so each feature is compared with its best partner.
+    The best of many is not 0 for unrelated features: of d independent ones it is about $\sqrt{2 \ln d / N}$. Features
+    that do not vary are left out; where all of a layer are constant the value is nan.
+
+    Arguments:
+        a, b: Features of the same images, (N, d_a) and (N, d_b), N > 2.
+
+    Source: Havtorn et al. 2021, figure 2 (absolute correlations of the features of two HVAEs), summarised.
+    """
+    import torch
+
+    parts = []
+    for x in (a, b):
+        x = x.double() - x.double().mean(0)
+        norm = x.norm(dim=0)
+        moves = norm > 1e-9 * (1 + x.abs().max())
+        parts.append(x[:, moves] / norm[moves])
+    if not all(part.shape[1] for part in parts):
+        return float("nan")
+    first, second = parts
+    best, best_of_second = [], first.new_zeros(second.shape[1])
+    for some in first.split(ROWS, 1):
+        r = (some.T @ second).abs()
+        best.append(r.amax(1))
+        best_of_second = torch.maximum(best_of_second, r.amax(0))
+    return float(torch.stack([torch.cat(best).mean(), best_of_second.mean()]).mean())
+
+
+def codes(run: Path, x: Any) -> "list[Tensor]":
+    """The posterior means of each layer of a finished run's model, (N, d), of stored images x (N, C, H, W).
+
+    Raises:
+        UserError: the run is not finished, its model shows no posteriors, or it takes other images.
+    """
+    import torch
+
+    from oodgen.detector import Detector
+    from oodgen.models.density import OpenHierarchy
+    from oodgen.noise import ExampleNoise
+
+    found = Detector.load(run)
+    model = found.model
+    if not isinstance(model, OpenHierarchy):
+        raise UserError(f"{run} holds a {type(model).__name__}, which shows no codes; give runs of a hierarchy")
+    if tuple(x.shape[1:]) != tuple(model.shape):  # type: ignore[attr-defined, arg-type]
+        raise UserError(f"{run} takes images of {tuple(model.shape)}, not of {tuple(x.shape[1:])}")  # type: ignore[attr-defined, arg-type]
+    parts: list[list[Tensor]] = []
+    with torch.inference_mode(), found.device.autocast():
+        for index in torch.arange(len(x)).split(100):
+            batch = torch.as_tensor(x[index.numpy()]).to(found.device.torch)
+            q = model.posteriors(model.observe(batch, ExampleNoise(found.seed, index)))
+            parts.append([layer.mean[0].flatten(1).cpu() for layer in q])
+    return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+
+
+def _images(run: Path, name: str | None, count: int) -> "NDArray[Any]":
+    """The first test images of a set of a run, its inlier set if none is named."""
+    from oodgen.config.instantiate import build
+    from oodgen.data.module import OODDataModule
+    from oodgen.detector import config_of
+
+    data: OODDataModule = build(config_of(run).get("data"), "data")
+    sets = data.test_sets()
+    if name is not None and name not in sets:
+        raise UserError(f"{run} has no set {name}; it has: {', '.join(sets)}")
+    return sets[name or data.inlier.name].x[:count]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m oodgen.papers.layer_correlation",
+        description="Draw how well each layer's code of one model is found in each of another's, on the same images.",
+    )
+    parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="an evaluation's folder, runs/eval/NAME/HASH")
+    parser.add_argument("--set", metavar="SET", help="a test set of the first run (default: its inliers)")
+    parser.add_argument("--count", type=int, default=1000, metavar="N", help="images to look at (default: 1000)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a file .png or .svg")
+    options = parser.parse_args(arguments)
+    try:
+        if options.out.suffix not in (".png", ".svg"):
+            raise UserError(f"{options.out} is neither .png nor .svg; give --out such a name")
+        if options.count < 3:
+            raise UserError(f"--count {options.count} is too few to correlate; give 3 or more")
+        names, folders = zip(*reconstructions.labels(options.runs).items(), strict=True)
+        x = _images(folders[0], options.set, options.count)
+        first, second = (codes(folder, x) for folder in folders)
+        matrix = [[correlation(a, b) for b in second] for a in first]
+        from oodgen.plots import comparisons, style
+
+        print(style.save(comparisons.correlations(matrix, names, options.set or "its inliers"), options.out))
+    except UserError as error:
+        print(f"oodgen: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+r"""`python -m oodgen.report runs/`: every finished run, over seeds, beside the papers' numbers, and their tables whole.
+
+Markdown goes to the terminal; report.md, report.html, report.tex, results.csv (rows), summary.csv (means) and a figure
+for each study to --out. Nothing of it names a folder of the machine, so that it can be published as it is.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from oodgen.errors import UserError
+from oodgen.report import ablation, grouping, leaderboard, page, paper_numbers, paper_tables, render, tables
+from oodgen.report.grouping import Experiment
+from oodgen.report.publish import keep
+from oodgen.report.summary import verdict
+from oodgen.runs import locations
+from oodgen.runs.files import write_text
+
+__all__ = ["Section", "main", "write"]
+
+SHEETS = (
+    "Each printed table of which our runs answer a number, whole. Ours are means ± sd over so many seeds, trained for "
+    "so many epochs, of the paper's number where it states one; AUROC and AUPRC over equal numbers in and out where "
+    "measured, means over whole test sets. Quoted lines come last: the paper's authors copied them from elsewhere, and "
+    "they were not run here."
+)
+
+
+class Section(NamedTuple):
+    """What the report says of one experiment, in all its forms.
+
+    Arguments:
+        key: The option that a study sweeps, or "".
+        warnings: Of the runs' records.
+        picture: The figure of a study.
+    """
+
+    name: str
+    key: str
+    meta: str
+    extent: str
+    links: list[tuple[str, str]]
+    verdict: list[str]
+    main: tables.Table
+    warnings: list[str]
+    picture: page.Picture | None
+
+
+def write(root: Path, out: Path, papers: Sequence[Path]) -> str:
+    """Write the report of all runs below `root` into `out`; the Markdown text is returned.
+
+    Raises:
+        UserError: nothing to report, or a damaged file, which is named.
+    """
+    runs, unfinished = grouping.collect(root)
+    skipped = [_said(run, root) for run in unfinished]
+    slugs = sorted({slug for run in runs if (slug := run.record.get("paper"))})
+    known = [path for slug in slugs if (path := paper_numbers.find_paper(slug)) is not None]
+    given = {path.resolve(): path for path in (*known, *papers)}
+    printouts = [table for path in given.values() for table in paper_numbers.read_tables(path)]
+    paper = [item for table in printouts for item in table.items]
+    found = grouping.experiments(runs)
+    cells = [(setting, cell) for group in found for setting, means in group.cells().items() for cell in means]
+    rows = [pair for group in found for pair in group.rows]
+    methods = {group.name: group.members[0][1].record["method"] for group in found}
+    sections = [_section(group, root, out) for group in found]
+    grids = leaderboard.grids([candidate for group in found for candidate in _candidates(group)])
+    # what diverged has no section, but a line where its numbers would stand
+    diverged = [run.as_run() for run in unfinished if run.state == "diverged"]
+    ours = paper_tables.answers(grouping.experiments([*runs, *diverged]))
+    sheets = [sheet for printout in printouts if (sheet := paper_tables.sheet(printout, ours)) is not None]
+    text, latex = ["# Results", ""], []
+    if grids:
+        text += ["## Side by side", "", leaderboard.ABOUT, ""]
+    for inlier, table in grids.items():
+        text += [f"Trained on {inlier}:", "", render.markdown(table)]
+        latex += [f"% side by side, trained on {inlier}", render.latex(table)]
+    for section in sections:
+        text += _markdown(section)
+        latex += [f"% {section.name}: AUROC, {section.meta}", render.latex(section.main)]
+    if sheets:
+        text += ["## Tables of the papers", "", SHEETS, ""]
+    for sheet in sheets:
+        text += [f"### {sheet.name}", "", f"{sheet.caption}. {sheet.before}".strip(), "", render.markdown(sheet.table)]
+        text += [*(f"- {line}" for line in sheet.after), *([""] if sheet.after else [])]
+        latex += [f"% {sheet.name}: {sheet.caption}", render.latex(sheet.table)]
+    if skipped:
+        text += [f"## Not in the tables: {grouping.counts(unfinished)}", "", *(f"- {line}" for line in skipped), ""]
+    text.append(
+        "*Italic*: oracle lines were chosen with OOD data in hand; "
+        "controls are one statistic of the image, no model, max(a, 1 - a)."
+    )
+    counts = grouping.counts(unfinished)
+    html = page.render(
+        "report.html",
+        title="Results",
+        grids=grids,
+        side=leaderboard.ABOUT,
+        sections=sections,
+        about=SHEETS,
+        sheets=sheets,
+        skipped=skipped,
+        counts=counts,
+        runs=len(runs),
+    )
+    markdown = "\n".join(text) + "\n"
+    write_text(out / "results.csv", render.as_csv(rows, paper, methods))
+    write_text(out / "summary.csv", render.as_csv(cells, paper, methods))
+    write_text(out / "report.tex", "\n".join(latex))
+    write_text(out / "report.md", markdown)
+    write_text(out / "report.html", html)
+    return markdown
+
+
+def _section(group: Experiment, root: Path, out: Path) -> Section:
+    by_setting = group.cells()
+    cells = [cell for means in by_setting.values() for cell in means]
+    method, inlier = group.members[0][1].record["method"], cells[0].inlier if cells else ""
+    seeds = sorted({run.record["seed"] for _, run in group.members})
+    words = f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
+    meta = f"{method}, trained on {inlier}, {words}" + (f", over {group.key}" if group.key else "")
+    extents = dict.fromkeys(grouping.extent(run.config, cells) for _, run in group.members)
+    common = (group.name, group.key, meta, " or ".join(extents), _links(group, root, out))
+    warned = [
+        f"{group.key}={setting}: {sentence}" if group.key else sentence
+        for setting, runs in group.runs.items()
+        for sentence in grouping.warnings(runs)
+    ]
+    if group.key:
+        main, moved = ablation.table(by_setting, group.key), ablation.sentences(by_setting, group.key)
+        return Section(*common, moved, main, warned, _figure(group, by_setting, out))
+    main = tables.pivot([cell for cell in cells if cell.out != cell.inlier])
+    against = grouping.contrast(group.members[0][1].config)
+    return Section(*common, verdict(cells, against), main, warned, None)
+
+
+def _candidates(group: Experiment) -> list[leaderboard.Candidate]:
+    """What stands side by side: the experiment, or each value of what a study sweeps."""
+    return [
+        leaderboard.Candidate(
+            group.name,
+            f"{group.key}={setting}" if group.key else "",
+            cells,
+            grouping.contrast(group.runs[setting][0].config),
+        )
+        for setting, cells in group.cells().items()
+    ]
+
+
+def _figure(group: Experiment, cells: ablation.Cells, out: Path) -> page.Picture | None:
+    """The figure of a study, beside the report; None where the option's values are no numbers."""
+    curves = ablation.curves(cells)
+    if not curves:
+        return None
+    from oodgen.plots import comparisons
+
+    values = {x for lines in curves.values() for points in lines.values() for x, *_ in points}
+    drawn = comparisons.progress(curves, group.key, ablation.geometric(sorted(values)))
+    name = re.sub(r"[^a-zA-Z0-9.-]+", "_", group.name).strip("_.")
+    return page.show(drawn, out / f"{name}.svg", f"AUROC over {group.key}")
+
+
+def _links(group: Experiment, root: Path, out: Path) -> list[tuple[str, str]]:
+    """Words and relative addresses of the runs' pages; none from elsewhere, where they would spell out the machine."""
+    if not out.resolve().is_relative_to(root.resolve().parent):
+        return []
+    links = []
+    for setting, run in sorted(group.members, key=lambda pair: (tables.natural(pair[0]), pair[1].record["seed"])):
+        path = run.folder / "report.html"
+        if path.is_file():
+            words = f"{setting}, seed {run.record['seed']}" if setting else f"seed {run.record['seed']}"
+            links.append((words, Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()))
+    return links
+
+
+def _markdown(section: Section) -> list[str]:
+    text = [f"## {section.name}", "", f"{section.meta}. {' '.join(section.verdict)}", ""]
+    text += [*(f"- {sentence}" for sentence in section.warnings), *([""] if section.warnings else [])]
+    text += [f"AUROC, {section.extent}:", "", render.markdown(section.main)]
+    if section.picture is not None:
+        text += [f"![{section.picture.words}]({section.picture.name}.svg)", ""]
+    return [*text, "Other scores and the controls are in summary.csv.", ""] if section.key else text
+
+
+def _said(run: grouping.Unfinished, root: Path) -> str:
+    """A line for a run that is not finished, without the machine's folders."""
+    return str(locations.bare(f"{run.folder.relative_to(root)} is {run.state}" + (f": {run.why}" if run.why else "")))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m oodgen.report",
+        description="Tables of all finished runs, over seeds, beside the papers' numbers.",
+    )
+    parser.add_argument("runs", type=Path, help="the folder that runs were written to")
+    parser.add_argument(
+        "--paper",
+        type=Path,
+        action="append",
+        default=[],
+        help="a paper.yaml to compare with; may be repeated (the runs' own papers are found by themselves)",
+    )
+    parser.add_argument("--out", type=Path, help="where the report goes (default: RUNS/report)")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="copy what a report needs of each run there, without the machine's paths: it can be published, and "
+        "reported again together with later runs",
+    )
+    options = parser.parse_args(arguments)
+    out = options.out or options.runs / "report"
+    try:
+        print(write(options.runs, out, options.paper))
+        if options.keep is not None:
+            runs, unfinished = grouping.collect(options.runs)
+            ended = [run.folder for run in runs] + [run.folder for run in unfinished if run.state == "diverged"]
+            print(f"kept {keep(ended, options.keep)} runs", file=sys.stderr)
+    except UserError as error:
+        print(f"oodgen: {error}", file=sys.stderr)
+        return 2
+    print(f"page: {out / 'report.html'}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

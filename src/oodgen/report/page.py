@@ -1,0 +1,275 @@
+r"""One run as one page: report.html, self-contained, and the figures it shows as files beside it."""
+
+import base64
+import csv
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup, escape
+
+from oodgen.errors import UserError
+from oodgen.report import grouping, paper_numbers, tables
+from oodgen.report.summary import verdict
+from oodgen.runs import locations, record, results
+from oodgen.runs.files import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+__all__ = ["Picture", "images", "render", "show", "write"]
+
+METRICS = {
+    "auprc": "AUPRC, OOD positive",
+    "auprc_in": "AUPRC, inlier positive",
+    "fpr80": "False positives at 80 % true positives (lower is better)",
+    "fpr95": "False positives at 95 % true positives (lower is better)",
+    "bpd": "Mean negative bound, bits per dimension, a density made the mass of a grey level's bin (lower is better)",
+    "nats": "Mean bound, nats",
+    "nats_dim": "Mean negative bound, nats per dimension, as a density of pixels on [0, 1] (lower is better)",
+    "mean": "Means over each set: reconstruction",
+    "accuracy": "Share of the inlier's test split whose class is the most probable one",
+}
+
+USAGE = {
+    "kl": "KL of each layer, nats",
+    "active": "Active units of each layer: elements whose posterior mean has a variance above 0.01 among images",
+    "information": "What each layer's code tells of the image, nats, at most the logarithm of the number of images",
+}
+
+
+class Picture(NamedTuple):
+    """A figure as the page shows it."""
+
+    name: str
+    uri: str
+    words: str
+
+
+def _tint(value: float) -> Markup:
+    """Blue above one half, orange below: where a ranking is upside down shows at a glance."""
+    if math.isnan(value):
+        return Markup("")
+    side = "high" if value >= 0.5 else "low"
+    return Markup(f' style="background:rgb(var(--{side}) / {0.5 * abs(value - 0.5):.3f})"')
+
+
+def _stacked(text: str) -> Markup:
+    """Several printed numbers one below the other; sample counts and deviations in small print."""
+    html = re.sub(r" (± [^\s;]+)", r'<span class="sd">\1</span>', str(escape(text)).replace("; ", "<br>"))
+    return Markup(re.sub(r" \(S=(\w+)\)", r" <small>S=\1</small>", html))
+
+
+def render(template: str, **context: Any) -> str:
+    """A template of this package, filled in."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("oodgen.report"),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["breakable"] = lambda name: Markup(str(escape(name)).replace("_", "_<wbr>"))
+    environment.filters["stacked"] = _stacked
+    environment.filters["tint"] = _tint
+    return environment.get_template(template).render(**context)
+
+
+def _columns(path: Path) -> "dict[str, NDArray[Any]]":
+    """The columns of a CSV of numbers, gaps as nan."""
+    import numpy as np
+
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            head, *lines = [line for line in csv.reader(file) if line] or [[]]
+        values = np.array([[float(x) if x.strip() else np.nan for x in line] for line in lines], dtype=float)
+        return {name: values[:, i] for i, name in enumerate(head)} if lines else {}
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"cannot read {path}: {error}; evaluate this run again") from error
+
+
+def images(folder: Path) -> "dict[str, NDArray[Any]]":
+    """The first examples of each set and what a run made of them, (1 + L, n, C, H, W); empty where none were kept.
+
+    Arguments:
+        folder: An evaluation's folder.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    import numpy as np
+
+    path = folder / "reconstructions.npz"
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive}
+    except (OSError, ValueError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot read {path}: {error}; evaluate this run again") from error
+    for name, pictures in found.items():
+        if pictures.ndim != 5 or len(pictures) < 2:
+            raise UserError(f"{path} holds {name} of shape {pictures.shape}, no pictures; evaluate this run again")
+    return found
+
+
+def _panels(scores: Sequence[str]) -> list[str]:
+    """The four scores worth a panel, chosen by name: plain likelihood, the ratios, the adaptive one."""
+    honest = [s for s in scores if not s.startswith("control:")]
+    ratios = [s for s in honest if s.startswith("llr>")]
+    first = [s for s in ("l>0", *ratios[:2], "llr_ada", "llr_rule") if s in honest]
+    return (first + [s for s in honest if s not in first])[:4]
+
+
+def show(figure: "Figure", path: Path, words: str = "") -> Picture:
+    """A figure, written to a file and as the page shows it."""
+    from oodgen.plots import style
+
+    return _embed(style.save(figure, path), words)
+
+
+def _embed(path: Path, words: str = "") -> Picture:
+    kind = "svg+xml" if path.suffix == ".svg" else "png"
+    return Picture(path.stem, f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}", words)
+
+
+def _pictures(eval_dir: Path, facts: Mapping[str, Any], inlier: str) -> dict[str, list[Picture]]:
+    from oodgen.plots import figures
+
+    folder = eval_dir / "figures"
+    sets = {
+        name: _columns(path) for name in facts["datasets"] if (path := eval_dir / "scores" / f"{name}.csv").is_file()
+    }
+    shown: dict[str, list[Picture]] = {"scores": [], "levels": [], "training": [], "more": []}
+    if sets.get(inlier) and len(sets) > 1:
+        names = _panels(list(sets[inlier]))
+        chosen = {
+            score: {name: columns[score] for name, columns in sets.items() if score in columns} for score in names
+        }
+        shown["scores"] = [
+            show(figures.densities(chosen, inlier), folder / "densities.svg", "densities of four scores"),
+            show(figures.roc(chosen, inlier), folder / "roc.svg", "ROC curves of the same scores"),
+        ]
+        if "l>0" in sets[inlier]:
+            bounds = {name: -columns["l>0"] for name, columns in sets.items() if "l>0" in columns}
+            path, words = folder / "likelihoods.svg", "log-likelihoods of all sets, far ones included"
+            shown["scores"].append(show(figures.likelihoods(bounds, inlier), path, words))
+    grids = images(eval_dir)
+    for name in dict.fromkeys((inlier, *facts["datasets"])):
+        if name in grids:
+            title = f"{name} (in)" if name == inlier else name
+            path = folder / ("levels_" + re.sub(r"[^\w-]", "_", name) + ".png")
+            levels = figures.reconstructions(grids[name][:, :8], title)
+            shown["levels"].append(show(levels, path, f"reconstructions of {name}"))
+    train = locations.training(eval_dir, facts)
+    if train is not None and (path := train / "metrics.csv").is_file():
+        drawn = figures.curves(_columns(path))
+        if drawn is not None:
+            shown["training"] = [show(drawn, folder / "curves.svg", "training curves")]
+    ours = {picture.name for pictures in shown.values() for picture in pictures}
+    extra = [
+        p for p in sorted(folder.glob("*")) if p.suffix in (".svg", ".png") and p.stem not in ours and p.name[0] != "."
+    ]
+    shown["more"] = [_embed(path, path.stem.replace("_", " ")) for path in extra]
+    return shown
+
+
+def _about(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    provenance = facts.get("provenance") or {}
+    seconds = provenance.get("seconds") or {}
+    memory = provenance.get("peak_memory_mb")
+    found = {
+        "commit": provenance.get("commit"),
+        "date": provenance.get("date"),
+        "seed": facts.get("seed"),
+        "method": facts.get("method"),
+        "parameters": f"{count:,}" if (count := (facts.get("model") or {}).get("parameters")) else None,
+        "time": ", ".join(f"{_duration(float(s))} to {what}" for what, s in seconds.items() if s is not None),
+        "peak memory": f"{memory:,.0f} MB" if memory else None,
+        "hardware": _words(provenance.get("hardware")),
+        "threads": provenance.get("threads"),
+        "precision": provenance.get("precision"),
+        "versions": _words(provenance.get("versions")),
+        "fingerprint": facts.get("fingerprint"),
+        "training": "/".join(Path(train).parts[-2:]) if (train := facts.get("train_dir")) else None,
+    }
+    return [(name, str(value)) for name, value in found.items() if value not in (None, "")]
+
+
+def _samples(datasets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The sets that are samples of an official split, by their own name or origin."""
+    named = {name: f"{name} {facts.get('origin', '')}" for name, facts in datasets.items()}
+    return [name for name, text in named.items() if re.search(r"(?:\b|_)sample(?:\b|_)", text)]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return "" if value is None else str(value)
+
+
+def write(eval_dir: Path) -> Path:
+    """Write report.html and figures/ of one evaluated run.
+
+    Arguments:
+        eval_dir: A folder runs/eval/<experiment>/<hash> with record.json and results.csv; scores, reconstructions
+            and training metrics are shown where they are. Further pictures in figures/ are shown at the end.
+
+    Raises:
+        UserError: a file of the record is missing or damaged.
+    """
+    facts = record.read_json(eval_dir / "record.json")
+    config = grouping.read_config(eval_dir)
+    rows = results.read(eval_dir / "results.csv")
+    if not rows:
+        raise UserError(f"{eval_dir / 'results.csv'} holds no row; evaluate this run again")
+    cells = tables.aggregate(rows)
+    try:
+        inlier = next(name for name, about in facts["datasets"].items() if about["role"] == "inlier")
+        method = facts["method"]
+    except (KeyError, StopIteration, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{eval_dir / 'record.json'} names no method or no inlier set; evaluate this run again"
+        ) from error
+    path = paper_numbers.find_paper(facts["paper"]) if facts.get("paper") else None
+    paper = paper_numbers.read_paper(path) if path else []
+    protocol = tables.main_protocol(cells)
+    pairs = [cell for cell in cells if cell.out != cell.inlier]
+    measured = {cell.metric for cell in cells}
+    others = [(words, tables.pivot(cells, metric)) for metric, words in METRICS.items() if metric in measured]
+    if protocol == "full" and any(cell.protocol == "balanced" for cell in pairs):
+        others.insert(0, ("AUROC, equal numbers in and out", tables.pivot(pairs, "auroc", "balanced")))
+    outs = list(dict.fromkeys(cell.out for cell in pairs))
+    pictures = _pictures(eval_dir, facts, inlier)
+    shown = locations.bare(facts)  # a page may be published, and says nothing of the machine's folders
+    html = render(
+        "page.html",
+        title=facts.get("experiment", eval_dir.parent.name),
+        record=shown,
+        smoke=config.get("smoke") == "True",
+        inlier=inlier,
+        extent=grouping.extent(config, cells),
+        verdict=verdict(cells, grouping.contrast(config)),
+        main=tables.pivot(pairs),
+        usage=[(words, table) for metric, words in USAGE.items() if (table := tables.pivot(cells, metric)).lines],
+        others=[(words, table) for words, table in others if table.lines],
+        beside=paper_numbers.beside(cells, paper, method),
+        sampling=grouping.sampling(config),
+        elsewhere=paper_numbers.elsewhere(paper, inlier, outs, method),
+        pictures=pictures,
+        facts=_about(shown | {"train_dir": facts.get("train_dir")}),
+        samples=_samples(facts["datasets"]),
+    )
+    write_text(eval_dir / "report.html", html)
+    return eval_dir / "report.html"

@@ -1,0 +1,44 @@
+"""What of finished runs is worth keeping in a repository: all that a report needs, and nothing of the machine."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from oodgen.errors import UserError
+from oodgen.runs import locations
+from oodgen.runs.files import write_text
+
+__all__ = ["KEPT", "keep"]
+
+KEPT = ("config.yaml", "record.json", "results.csv", "state.json")
+
+
+def keep(folders: Iterable[Path], out: Path) -> int:
+    """Copy the small files of evaluations to `out`/<experiment>/<digest>/, absolute paths cut to their last name.
+
+    A folder of such copies is reported like the runs themselves, also beside later runs of other seeds.
+
+    Returns:
+        How many runs were kept.
+
+    Raises:
+        UserError: `out` is where the runs lie.
+    """
+    count = 0
+    for folder in folders:
+        target = out / folder.parent.name / folder.name
+        if target.resolve() == folder.resolve():
+            raise UserError(f"{out} is where the runs lie already; keep them in another folder")
+        for name in KEPT:
+            if not (folder / name).is_file():  # a run that diverged has no rows
+                continue
+            text = (folder / name).read_text()
+            if name.endswith(".json"):
+                text = json.dumps(locations.bare(json.loads(text)), indent=1)
+            elif name.endswith(".yaml"):
+                text = yaml.safe_dump(locations.bare(yaml.safe_load(text)), sort_keys=False)
+            write_text(target / name, text)
+        count += 1
+    return count

@@ -1,0 +1,151 @@
+"""What came out, in sentences that follow from the numbers."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from oodgen.report import tables
+from oodgen.report.tables import Cell
+
+__all__ = ["FIXED", "Judged", "judged", "statistic", "verdict"]
+
+APART = 0.05  # a deviation over seeds that a sentence about their mean must not hide
+# The score that an experiment is judged by, fixed beforehand: the first that was measured.
+FIXED = ("llr_ada", "llr_rule", "waic", "likelihood_ratio", "l>0")
+
+
+class Judged(NamedTuple):
+    """The one score that an experiment is judged by.
+
+    Arguments:
+        score: Its name.
+        fixed: Whether it was fixed beforehand or is the only one; if not, it is the best, known only afterwards.
+        cells: Out set -> its AUROC.
+        honest: Score -> out set -> AUROC, of all scores.
+        controls: Out set -> the separation of the best control.
+    """
+
+    score: str
+    fixed: bool
+    cells: dict[str, Cell]
+    honest: dict[str, dict[str, Cell]]
+    controls: dict[str, Cell]
+
+
+def judged(cells: Sequence[Cell]) -> Judged | None:
+    """The score that is named first; None where no AUROC was measured.
+
+    Arguments:
+        cells: Means over seeds.
+    """
+    protocol = tables.main_protocol(cells)
+    honest: dict[str, dict[str, Cell]] = {}
+    controls: dict[str, Cell] = {}
+    for cell in (c for c in cells if c.protocol == protocol and c.out != c.inlier and not math.isnan(c.value)):
+        if not cell.score.startswith("control:") and cell.metric == "auroc":
+            honest.setdefault(cell.score, {})[cell.out] = cell
+        elif cell.metric == "separation" and cell.value > (controls[cell.out].value if cell.out in controls else 0):
+            controls[cell.out] = cell
+    if not honest:
+        return None
+    fixed = next((score for score in FIXED if score in honest), "")
+    name = fixed or max(honest, key=lambda score: _mean(honest[score].values()))
+    return Judged(name, bool(fixed) or len(honest) == 1, honest[name], honest, controls)
+
+
+def verdict(cells: Sequence[Cell], against: Sequence[str] = ()) -> list[str]:
+    """What came out, in sentences: does plain likelihood fail, does the ratio, does a trivial statistic suffice.
+
+    The score named first is fixed beforehand, so that naming it is not a choice made on OOD data: the first of `FIXED`
+    that was measured. The last of these, l>0, is the score that a model trained against something is judged by.
+
+    Arguments:
+        cells: Means over seeds.
+        against: What the model was trained against, as `groups.contrast` tells.
+    """
+    chosen = judged(cells)
+    if chosen is None:
+        return ["No AUROC was measured."]
+    name, fixed, ours, honest, controls = chosen
+    plain, inlier = honest.get("l>0", {}), cells[0].inlier
+    rest = [score for score in honest if score != name]
+    best = max(rest, key=lambda s: _mean(honest[s].values()), default="")
+    own = name == "l>0" and bool(against)
+    sentences = [_own(ours, inlier, against) if own else _headline(plain, name, ours, inlier)]
+    if not fixed and rest:
+        sentences.append(f"{name} is named because it is the best of {len(honest)} scores here, known only afterwards.")
+    if name == "l>0" and rest:
+        others = f"best of the {len(rest)} other scores, known only afterwards" if len(rest) > 1 else "other score"
+        sentences.append(f"The {others}, {best}, has AUROC {_span(honest[best].values())}.")
+    if seen := [out for out in ours if out in against]:
+        sentences.append(f"In training, and so no unknown {'sets' if len(seen) > 1 else 'set'}: {_and(seen)}.")
+    weak = [f"{c.out} ({_number(c)})" for c in sorted(ours.values(), key=lambda c: c.value) if c.value < 0.7]
+    if weak:
+        sentences.append(f"{name} stays below 0.7 on {_and(weak)}.")
+    shown = [cell for score in dict.fromkeys(("l>0", name)) for cell in honest.get(score, {}).values()]
+    if apart := [f"{cell.score} on {cell.out} (sd {cell.sd:.3f})" for cell in shown if cell.sd > APART]:
+        sentences.append(f"The seeds disagree: {_and(apart)}.")
+    trivial = [controls[out] for out in ours if out in controls and controls[out].value >= 0.95]
+    if trivial:
+        words = _and([f"{c.out} ({statistic(c)}, {c.value:.3f})" for c in trivial])
+        tail = "this pair proves" if len(trivial) == 1 else "these pairs prove"
+        sentences.append(
+            f"One statistic of the image alone, without any model, separates {words}: {tail} nothing about semantics."
+        )
+    return sentences
+
+
+def statistic(control: Cell) -> str:
+    """What a control looks at, in words."""
+    return tables.gloss(control.score) or control.score.removeprefix("control:")
+
+
+def _own(ours: Mapping[str, Cell], inlier: str, against: Sequence[str]) -> str:
+    """Of a model that was trained against something: its likelihood is no plain one."""
+    unknown = {out: cell for out, cell in ours.items() if out not in against}
+    first = next(iter(unknown or ours))
+    rest = f"; over all unknown sets {_span(unknown.values())}" if len(unknown) > 1 else ""
+    return (
+        f"With {_and(list(dict.fromkeys(against)))} for contrast, the likelihood of the trained model (l>0), the "
+        f"score fixed beforehand, has AUROC {_number(ours[first])} on {first} against {inlier}{rest}."
+    )
+
+
+def _headline(plain: Mapping[str, Cell], name: str, ours: Mapping[str, Cell], inlier: str) -> str:
+    if not plain:
+        lowest = min(ours.values(), key=lambda cell: cell.value)
+        return f"{name} separates {inlier} from the out sets with AUROC {_span(ours.values())}; lowest on {lowest.out}."
+    # the experiment's first out set is the one it is about; a worse failure elsewhere stands in the table
+    first = next(iter(plain.values()))
+    failing = first if first.value < 0.4 else min(plain.values(), key=lambda cell: cell.value)
+    out, value, reached = failing.out, failing.value, None if name == "l>0" else ours.get(failing.out)
+    ending = "" if reached is None else f"; {name} reaches {_number(reached)}"
+    ending += " and does not repair it" if reached is not None and reached.value < 0.7 else ""
+    if value < 0.4:
+        return (
+            f"On {out} plain likelihood fails (AUROC {_number(failing)}): "
+            f"it ranks them as more likely than the test set of {inlier}{ending}."
+        )
+    if value < 0.6:
+        return f"On {out} plain likelihood does no better than guessing (AUROC {_number(failing)}){ending}."
+    ending = "" if name == "l>0" else f"; {name} has {_span(ours.values())}"
+    return f"Plain likelihood ranks every out set as less likely than {inlier}: AUROC {_span(plain.values())}{ending}."
+
+
+def _mean(cells: Iterable[Cell]) -> float:
+    return statistics.fmean(cell.value for cell in cells)
+
+
+def _number(cell: Cell) -> str:
+    """An AUROC as tables print it: mean ± sd over several seeds."""
+    return tables.entry(cell).text
+
+
+def _span(cells: Iterable[Cell]) -> str:
+    low, *between = sorted(cells, key=lambda cell: cell.value)
+    return f"{_number(low)} to {_number(between[-1])}" if between else _number(low)
+
+
+def _and(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,0 +1,245 @@
+r"""Result rows as tables: a row is one number of one run, a cell one number of one experiment (a row, or the mean over
+seeds), a table is cells laid out for reading. `oodgen.report.render` and `templates/tables.html` write tables down.
+"""
+
+import math
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from oodgen.runs.results import Row
+
+__all__ = [
+    "FRACTIONS",
+    "Cell",
+    "Entry",
+    "Line",
+    "Table",
+    "aggregate",
+    "decimal",
+    "entry",
+    "gloss",
+    "heading",
+    "main_protocol",
+    "natural",
+    "number",
+    "pivot",
+    "rank",
+]
+
+FRACTIONS = ("auroc", "auprc", "auprc_in", "ap", "fpr80", "fpr95", "accuracy", "separation")
+LOWER_IS_BETTER = ("fpr80", "fpr95", "bpd", "nats_dim")
+PLACES = {"nats": 1, "psnr": 2, "mse": 4, "active": 0, "information": 2, "kl": 2}  # three for all else
+
+
+class Cell(NamedTuple):
+    """One number of one experiment. `sd` is nan for one seed; `low` and `high` (bootstrap) are nan for several."""
+
+    experiment: str
+    inlier: str
+    out: str
+    score: str
+    metric: str
+    protocol: str
+    value: float
+    sd: float
+    low: float
+    high: float
+    seeds: tuple[int, ...]
+    n_in: int
+    n_out: int
+
+
+class Entry(NamedTuple):
+    """One place of a table: what stands there, in small print below, and on hover."""
+
+    text: str
+    small: str = ""
+    hint: str = ""
+    best: bool = False
+    value: float = math.nan
+
+
+class Line(NamedTuple):
+    """A line of a table; kind is score, oracle, control or quoted, and a rule is drawn where it changes."""
+
+    kind: str
+    entries: tuple[Entry, ...]
+
+
+class Table(NamedTuple):
+    """A laid-out table; the first `labels` columns are words, the others numbers."""
+
+    head: tuple[str, ...]
+    lines: tuple[Line, ...]
+    labels: int = 1
+
+
+def aggregate(rows: Iterable[Row]) -> list[Cell]:
+    r"""Mean and standard deviation (n - 1) over seeds; a single seed keeps its bootstrap interval instead.
+
+    Beside an infinite value there is no deviation.
+
+    Raises:
+        ValueError: a seed occurs twice in one cell, so that two different things would be averaged.
+    """
+    groups: dict[tuple[str, str, str, str, str, str], list[Row]] = {}
+    for row in rows:
+        key = (row.experiment, row.inlier, row.out, row.score, row.metric, row.protocol)
+        groups.setdefault(key, []).append(row)
+    cells = []
+    for key, group in groups.items():
+        seeds = tuple(sorted(row.seed for row in group))
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{'/'.join(key)} holds a seed twice: {seeds}")
+        values = [row.value for row in group]
+        one = len(group) == 1
+        low, high = (group[0].low, group[0].high) if one else (math.nan, math.nan)
+        sd = statistics.stdev(values) if not one and all(map(math.isfinite, values)) else math.nan
+        n_in, n_out = min(row.n_in for row in group), min(row.n_out for row in group)
+        cells.append(Cell(*key, statistics.fmean(values), sd, low, high, seeds, n_in, n_out))
+    return cells
+
+
+def main_protocol(cells: Sequence[Cell]) -> str:
+    """Whole test sets where there are any, else the papers' equal numbers."""
+    return "full" if any(cell.protocol == "full" for cell in cells) else "balanced"
+
+
+_ORDER = ("l>", "llr>", "llr_ada", "llr_rule", "", "kl_", "complexity")
+
+
+# A word after a score's name says in what it differs from that score.
+_VARIANTS = {
+    "iw": "with the importance-weighted l>0",
+    "gap": "without the KL",
+    "mode": "lower levels by their mode",
+    "1000": "from 1,000 samples",
+}
+
+
+def rank(score: str) -> tuple[int, int, str]:
+    """Sorts scores as a reader expects them: bounds, ratios, the adaptive one, others; levels count as numbers."""
+    name = score.split(" ")[0]
+    stem, level = re.fullmatch(r"(.*?)(\d*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
+    family = stem if stem in ("l>", "llr>", "kl_") else "complexity" if name.startswith("complexity") else name
+    family = "kl_" if name == "kl" else family
+    return _ORDER.index(family if family in _ORDER else ""), int(level or 0), score
+
+
+def gloss(score: str) -> str:
+    """What a score is, in a few words; empty for a score not known here."""
+    name, _, variant = score.partition(" ")
+    if variant:
+        return f"{gloss(name)}, {_VARIANTS[variant]}" if gloss(name) and variant in _VARIANTS else ""
+    stem, level = re.fullmatch(r"(.*?)(\d*)", score, re.DOTALL).groups()  # type: ignore[union-attr]
+    families = {
+        "l>": "plain likelihood" if level == "0" else f"bound of the levels above {level}",
+        "llr>": f"ratio: l>{level} against l>0",
+        "kl_": f"KL of level {level}",
+        "z": f"code of level {level}",
+        "l<": f"bound of the levels below {level}",
+    }
+    words = {
+        "kl": "KL of the posterior from the prior",
+        "rate": "KL of the posterior from the prior",
+        "d": "critic's value, negated",
+        "var_d": "variance of the critics' values",
+        "mse": "squared error of the reconstruction",
+        "psnr": "PSNR of the reconstruction, dB",
+        "ssim": "SSIM of the reconstruction",
+        "msp": "maximum probability of a class",
+        "entropy": "entropy of the classes",
+        "odin": "tempered maximum probability, perturbed",
+        "mahalanobis": "distance of the features to a class",
+        "class": "the most probable class",
+        "classifier": "logit of the known negatives",
+        "llr_ada": "adaptive ratio",
+        "llr_rule": "ratio, k chosen by the rule",
+        "complexity_png": "likelihood less PNG bits",
+        "complexity_jpeg2000": "likelihood less JPEG bits",
+        "typicality": "distance from the mean bound",
+        "regret": "what a posterior of its own gains",
+        "control:mean": "mean intensity",
+        "control:entropy": "entropy of the pixels",
+        "control:total_variation": "total variation",
+        "control:png_bits": "compressed size",
+        "control:jpeg2000_bits": "compressed size, JPEG 2000",
+    }
+    return words.get(score, families.get(stem, "") if level else "")
+
+
+def natural(setting: str) -> tuple[bool, str, float, str]:
+    """Sorts values of an option as a reader expects them: epoch2 before epoch10, words after numbers.
+
+    The third part is the number at the end of the value, infinite where there is none.
+    """
+    found = re.fullmatch(r"(.*?)([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", setting, re.IGNORECASE)
+    if not found:
+        return True, "", math.inf, setting
+    # in run-2 the sign is a hyphen
+    return False, found[1], float(found[2].lstrip("+-") if found[1] else found[2]), setting
+
+
+def decimal(value: float, places: int) -> str:
+    """A number with so many decimals; in powers of ten where that would take more than seven digits."""
+    return f"{value:.3g}" if math.isfinite(value) and abs(value) >= 10 ** (7 - places) else f"{value:.{places}f}"
+
+
+def number(metric: str, value: float) -> str:
+    """A value of a metric, or of what was averaged, as tables print it."""
+    return "–" if math.isnan(value) else decimal(value, PLACES.get(metric, 3))
+
+
+def heading(metric: str) -> str:
+    """A metric's name at the head of a column."""
+    return metric.upper() if metric in FRACTIONS else {"nats_dim": "nats/dim"}.get(metric, metric)
+
+
+def entry(cell: Cell) -> Entry:
+    """A cell as tables show it: the mean and its deviation, or the value with its interval in small print."""
+    kind = cell.score if cell.metric == "mean" else cell.metric
+    text = number(kind, cell.value)
+    counts = f"{cell.protocol} sets, n = {cell.n_in:,} in, {cell.n_out:,} out" if cell.n_out else cell.protocol
+    if len(cell.seeds) > 1:
+        text += "" if math.isnan(cell.sd) else f" ± {number(kind, cell.sd)}"
+        hint = f"mean ± sd over {len(cell.seeds)} seeds"
+        return Entry(text, "", f"{hint}; {counts}", value=cell.value)
+    if math.isnan(cell.low) or math.isnan(cell.high):
+        return Entry(text, "", counts, value=cell.value)
+    interval = f"{number(kind, cell.low)}–{number(kind, cell.high)}"
+    return Entry(text, interval, f"95 % bootstrap interval {interval}; {counts}", value=cell.value)
+
+
+def pivot(cells: Sequence[Cell], metric: str = "auroc", protocol: str | None = None) -> Table:
+    """Scores x out sets of one metric: scores first, then what was chosen with OOD data (oracle), then controls.
+
+    The best honest score of each column is marked. Controls have no direction of their own: beside AUROC they
+    show how far they separate the two sets either way, max(a, 1 - a).
+    """
+    protocol = protocol or main_protocol(cells)
+    found: dict[tuple[str, str], dict[str, Entry]] = {}
+    outs: dict[str, None] = {}
+    for cell in cells:
+        control = cell.score.startswith("control:")
+        wanted = "separation" if control and metric == "auroc" else metric
+        if cell.metric == wanted and cell.protocol in (protocol, "oracle"):
+            kind = "control" if control else "oracle" if cell.protocol == "oracle" else "score"
+            outs.setdefault(cell.out)
+            found.setdefault((kind, cell.score), {})[cell.out] = entry(cell)
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    for out in outs:
+        honest = {s: e[out] for (kind, s), e in found.items() if kind == "score" and out in e}
+        if metric in FRACTIONS and len(honest) > 1:
+            best = max(honest.values(), key=lambda e: sign * e.value if e.value == e.value else -math.inf)
+            for score, shown in honest.items():
+                if number(metric, shown.value) == number(metric, best.value):
+                    found["score", score][out] = shown._replace(best=True)
+    kinds = ("score", "oracle", "control")
+    lines = []
+    for kind, score in sorted(found, key=lambda key: (kinds.index(key[0]), rank(key[1]))):
+        label = f"{score} (oracle)" if kind == "oracle" and "oracle" not in score else score
+        entries = [found[kind, score].get(out, Entry("")) for out in outs]
+        lines.append(Line(kind, (Entry(label, gloss(score)), *entries)))
+    return Table(("score", *outs), tuple(lines))

@@ -1,0 +1,184 @@
+"""A run's page on Weights & Biases: a view of the files of an evaluation, never the record itself."""
+
+import csv
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pytorch_lightning.loggers import WandbLogger
+
+from oodgen.errors import UserError
+from oodgen.plots import figures
+from oodgen.report import tables
+from oodgen.runs import locations, record, results
+
+__all__ = ["publish", "session"]
+
+log = logging.getLogger(__name__)
+
+POINTS = 500  # of a ROC curve: more than a screen shows, and W&B draws a thousand or so
+BINS = 50  # of a histogram
+STEP = "trainer/global_step"  # Lightning's name for the horizontal axis of all curves
+COLUMNS = ("experiment", "seed", "inlier", "out", "score", "auroc", "low", "high", "protocol", "n_in", "n_out")
+
+
+@contextmanager
+def session(loggers: Sequence[Any], config: Mapping[str, Any]) -> Iterator[WandbLogger | None]:
+    """Start the W&B run of one cell, and finish it whatever happens: one left open would swallow the next cell's.
+
+    Arguments:
+        loggers: Of the config; without a W&B logger among them nothing happens.
+        config: The resolved config, logged as it is.
+
+    Yields:
+        The W&B logger, if there is one.
+
+    Raises:
+        UserError: `offline=false` without a usable key or network.
+    """
+    board = next((logger for logger in loggers if isinstance(logger, WandbLogger)), None)
+    if board is None:
+        yield None
+        return
+    import wandb
+
+    code = 1
+    try:
+        _start(board, config)
+        yield board
+        code = 0
+    finally:
+        wandb.finish(exit_code=code)
+
+
+def _start(board: WandbLogger, config: Mapping[str, Any]) -> None:
+    import wandb
+
+    # W&B reads its own settings once per process, so what Lightning puts into the environment would come too late
+    options = board._wandb_init
+    settings = wandb.setup(wandb.Settings(**options.get("settings", {}))).settings
+    options["mode"] = "offline" if board._offline else settings.mode
+    online = options["mode"] in ("online", "shared")
+    advice = "run `wandb login` or set WANDB_API_KEY, or keep the run on disk with logger.wandb.offline=true"
+    try:
+        # asked beforehand, because on a terminal wandb.init would stop and wait for somebody to type a key
+        if online and not wandb.login(prompt=False):
+            raise UserError(f"W&B has no key: {advice}")
+        run = board.experiment
+    except wandb.errors.Error as error:
+        raise UserError(f"W&B cannot start ({str(error).splitlines()[0]}): check the network, {advice}") from error
+    board.log_hyperparams({**config, "fingerprint": record.fingerprint(config)})
+    if config["smoke"]:
+        run.tags = (*(run.tags or ()), "smoke")
+    if online:
+        log.info("W&B: %s", run.url)
+    elif options["mode"] == "offline":
+        log.info("W&B: offline; upload this run with: wandb sync %s", Path(run.dir).parent)
+
+
+def publish(board: WandbLogger, folder: Path) -> None:
+    """Log what came out of a run: histograms and ROC of the scores, reconstructions, figures, results.
+
+    Arguments:
+        board: The logger, its run open.
+        folder: The evaluation's directory.
+
+    Raises:
+        UserError: a file of the evaluation is missing or damaged.
+    """
+    import wandb
+
+    run, facts = board.experiment, record.read_json(folder / "record.json")
+    if run.step == 0:  # the training was found done, so Lightning had nothing to log
+        train = locations.training(folder, facts)
+        for step, numbers in _curves(train / "metrics.csv") if train is not None else ():
+            run.log({**numbers, STEP: step})
+    rows = [row for row in results.read(folder / "results.csv") if row.metric == "auroc"]
+    inlier = next(name for name, about in facts["datasets"].items() if about["role"] == "inlier")
+    scores = {name: _scores(folder / "scores" / f"{name}.csv") for name in facts["datasets"]}
+    shown: dict[str, Any] = {}
+    # what trivial statistics reach stands in the table; their curves would drown the others
+    for score in (name for name in scores[inlier] if not name.startswith("control:")):
+        sets = {name: v for name, values in scores.items() if len(v := _finite(values.get(score)))}
+        if inlier in sets:
+            shown[f"histograms/{score}"] = _histograms(score, sets, inlier)
+            shown[f"roc/{score}"] = _roc(score, sets, inlier)
+    for path in sorted((folder / "figures").glob("*.png")):
+        kind = "reconstructions" if path.stem.startswith("levels_") else "figures"
+        shown[f"{kind}/{path.stem.removeprefix('levels_')}"] = wandb.Image(str(path))
+    for path in sorted((folder / "figures").glob("*.svg")):
+        shown[f"figures/{path.stem}"] = wandb.Html(path.read_text(encoding="utf-8"), inject=False)
+    if (path := folder / "report.html").is_file():
+        shown["report"] = wandb.Html(path.read_text(encoding="utf-8"), inject=False)
+    shown["results"] = wandb.Table(list(COLUMNS), [_line(row) for row in rows])
+    run.log(shown)
+    protocol = tables.main_protocol(tables.aggregate(rows))
+    run.summary.update({f"auroc/{row.out}/{row.score}": row.value for row in rows if row.protocol == protocol})
+
+
+def _curves(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """The training curves of metrics.csv, a row only where a number changed."""
+    if not path.is_file():
+        return
+    before: dict[str, float] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            numbers = {name: float(value) for name, value in row.items() if value and name != "step"}
+            if not numbers.items() <= before.items():
+                yield int(row["step"]), numbers
+            before |= numbers
+
+
+def _scores(path: Path) -> dict[str, NDArray[np.float64]]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            names = next(csv.reader(file))
+            values = np.loadtxt(file, delimiter=",", ndmin=2)
+        return dict(zip(names, values.T, strict=True))
+    except (OSError, ValueError, StopIteration) as error:
+        raise UserError(f"cannot read {path}: {error}; evaluate this run again") from error
+
+
+def _finite(values: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    return np.empty(0) if values is None else values[np.isfinite(values)]
+
+
+def _histograms(score: str, sets: Mapping[str, NDArray[np.float64]], inlier: str) -> Any:
+    """The fraction of each set in each of the same bins; the outermost bins also hold what lies beyond them."""
+    low, centre, high = np.quantile(sets[inlier], [0.05, 0.5, 0.95])
+    reach = 12 * max(high - low, 1e-12)  # noise can lie so far away that all else would share one bin
+    everything = np.concatenate(list(sets.values()))
+    low, high = np.quantile(everything, [0.005, 0.995]).clip(centre - reach, centre + reach)
+    edges = np.linspace(low, max(high, low + 1e-12), BINS + 1)
+    middle = (edges[1:] + edges[:-1]) / 2
+    lines = []
+    for name, values in sets.items():
+        counts, _ = np.histogram(values.clip(edges[0], edges[-1]), edges)
+        lines += [[name, x, y] for x, y in zip(middle.tolist(), (counts / len(values)).round(5).tolist(), strict=True)]
+    return _plot(("set", score, "fraction"), lines, f"{score} ({inlier} is in)")
+
+
+def _roc(score: str, sets: Mapping[str, NDArray[np.float64]], inlier: str) -> Any:
+    lines = []
+    for name, values in sets.items():
+        if name != inlier:
+            false, true = figures.roc_points(sets[inlier], values, POINTS)
+            lines += [[name, x, y] for x, y in zip(false.round(5).tolist(), true.round(5).tolist(), strict=True)]
+    return _plot(("out", "false positive rate", "true positive rate"), lines, f"ROC of {score}")
+
+
+def _plot(columns: tuple[str, str, str], lines: list[list[Any]], title: str) -> Any:
+    import wandb
+
+    stroke, x, y = columns
+    return wandb.plot.line(wandb.Table(list(columns), lines), x, y, stroke=stroke, title=title, split_table=True)
+
+
+def _line(row: results.Row) -> list[Any]:
+    values = row._asdict() | {"auroc": row.value}
+    return [None if isinstance(v := values[name], float) and math.isnan(v) else v for name in COLUMNS]

@@ -1,0 +1,186 @@
+"""A run is a directory named by what made it: fingerprint, state, lock, provenance. Imports no torch."""
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from oodgen.errors import Diverged, UserError
+from oodgen.runs.files import write_text
+
+__all__ = ["commit", "digest", "fingerprint", "folder_of", "locked", "provenance", "read_json", "read_state", "running"]
+
+# What shapes the weights. Loggers, probes, scores, out sets and folders do not.
+SHAPING = ("model", "method", "trainer", "callbacks", "seed")
+SHAPING_DATA = (
+    *("inlier", "auxiliary", "negative", "seed", "smoke"),
+    *("batch_size", "validation", "calibration", "grey", "size", "scale", "mutation"),
+)
+# What only says where and how to run, not what comes out.
+IGNORED = ("runs", "logger", "retrain")
+
+
+def digest(value: Any) -> str:
+    """Twelve hexadecimal digits that name a resolved config."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """The name of a training: a digest of the parts of a resolved config that shape the weights."""
+    shaping = {key: config[key] for key in SHAPING}
+    # an option that a config does not have changes no name: rows have a scale, few images are mutated
+    shaping["data"] = {key: config["data"][key] for key in SHAPING_DATA if key in config["data"]}
+    if not shaping["data"].get("mutation"):
+        shaping["data"].pop("mutation", None)
+    shaping["precision"] = config["device"]["precision"]
+    return digest(shaping)
+
+
+def folder_of(config: Mapping[str, Any]) -> str:
+    """The directory of an evaluation: one for each resolved config, apart from where and how it runs."""
+    data = {key: value for key, value in config["data"].items() if key != "root"}
+    named = {key: value for key, value in config.items() if key not in IGNORED} | {"data": data}
+    root = f"{config['runs']}/smoke" if config["smoke"] else config["runs"]
+    return f"{root}/eval/{config['name']}/{digest(named)}"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of a run that holds an object.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        if not path.is_file():
+            raise UserError(f"{path} is missing; delete its folder and repeat the command") from error
+        raise UserError(f"{path} is damaged; delete it and repeat the command") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged; delete it and repeat the command")
+    return content
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state of a run's directory: {"state": "new" | "running" | "done" | "failed" | "diverged", "why": ...}."""
+    path = folder / "state.json"
+    if not path.exists():
+        return {"state": "new", "why": None}
+    state = read_json(path)
+    if not {"state", "why"} <= state.keys():
+        raise UserError(f"{path} is damaged; delete it and repeat the command")
+    return state
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[None]:
+    """Record in state.json that a run stands at "running", and afterwards how it ended and why.
+
+    A killed process leaves "running" behind.
+    """
+
+    def write(state: str, why: str | None = None) -> None:
+        write_text(folder / "state.json", json.dumps({"state": state, "why": why}))
+
+    write("running")
+    try:
+        yield
+    except BaseException as error:
+        why = str(error) if isinstance(error, Exception) else "interrupted"
+        with suppress(UserError):  # the disk may be full, and then that is what the error says
+            write("diverged" if isinstance(error, Diverged) else "failed", why or type(error).__name__)
+        raise
+    write("done")
+
+
+@contextmanager
+def locked(folder: Path, wait: bool) -> Iterator[None]:
+    """Hold a run's directory for this process.
+
+    Arguments:
+        folder: The directory, made if it is not there.
+        wait: Wait for another process to finish with it, instead of giving up.
+
+    Raises:
+        UserError: another process holds it and `wait` is false, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if not wait:
+                raise UserError(f"{folder} is in use by another process; wait for it to finish, or stop it") from None
+            print(f"waiting for another process that is training {folder}", file=sys.stderr, flush=True)
+            lock.acquire()
+    except OSError as error:
+        raise UserError(f"cannot write in {folder}: {error.strerror or error}; choose another with runs=DIR") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result, as far as it can be read off this process: commit, versions, hardware, date, command."""
+    versions = {"python": platform.python_version()}
+    for name in ("oodgen", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "commit": commit(),
+        "command": _command(),
+        "versions": versions,
+        "hardware": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+        "system": platform.platform(terse=True),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+def _command() -> str:
+    module = getattr(sys.modules.get("__main__"), "__spec__", None)
+    start = ["python", "-m", module.name.removesuffix(".__main__")] if module is not None else [Path(sys.argv[0]).name]
+    return " ".join([*start, *sys.argv[1:]])
+
+
+def commit() -> str:
+    """The commit of the source tree, with "+" if it has uncommitted changes; "" outside of one."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        top = Path(git("rev-parse", "--show-toplevel"))
+        if not (top / "src" / "oodgen" / "runs" / "record.py").is_file():
+            return ""  # installed inside somebody else's repository
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+" if git("status", "--porcelain", "--", "src", "conf") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

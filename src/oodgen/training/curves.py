@@ -1,0 +1,77 @@
+"""The training curves of a run as one CSV file that survives a resume."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers.logger import Logger
+
+from oodgen.errors import UserError
+from oodgen.runs.files import write_text
+
+__all__ = ["Curves"]
+
+
+class Curves(Logger):
+    """Appends to metrics.csv, one row per logged step.
+
+    Lightning's own CSVLogger deletes what an interrupted run had written. This one keeps it: the first row of a
+    resumed run drops the rows that the interrupted one had written from that step on, and a half-written last line.
+
+    Arguments:
+        path: The file.
+
+    Raises:
+        UserError: the file is damaged, or the disk is full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.rows, self.columns, self.fresh = path, list[dict[str, str]](), list[str](), True
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            reader = csv.DictReader(line for line in lines if line.endswith("\n"))
+            self.rows = list(reader)
+            self.columns = list(reader.fieldnames or [])
+            if any(not (row.get("step") or "").isdecimal() or None in row.values() for row in self.rows):
+                raise UserError(f"{path} is damaged; delete it and repeat the command")
+
+    @property
+    def name(self) -> str:
+        return "curves"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the resolved config stands beside the file."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        step = step or 0
+        row = {"step": str(step)} | {name: f"{value:.7g}" for name, value in metrics.items()}
+        new = [name for name in row if name not in self.columns]
+        if self.fresh or new:
+            kept = [old for old in self.rows if not self.fresh or int(old["step"]) < step]
+            self.rows, self.fresh = [*kept, row], False
+            self.columns += new
+            write_text(self.path, _csv(self.columns, self.rows, header=True))
+            return
+        self.rows.append(row)
+        try:
+            with self.path.open("a", newline="") as file:
+                file.write(_csv(self.columns, [row], header=False))
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}; free some space and repeat the command"
+            ) from error
+
+
+def _csv(columns: list[str], rows: list[dict[str, str]], header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,163 @@
+"""Fit a method to its data in a directory of its own, or continue where a killed process stopped."""
+
+import logging
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+from oodgen.data.module import OODDataModule
+from oodgen.errors import UserError
+from oodgen.training.checkpoints import Checkpoints, load_weights, read_checkpoint
+from oodgen.training.curves import Curves
+from oodgen.training.device import Device
+
+__all__ = ["fit"]
+
+log = logging.getLogger(__name__)
+
+
+def fit(
+    method: pl.LightningModule,
+    data: OODDataModule,
+    folder: Path,
+    device: Device,
+    options: Mapping[str, Any],
+    callbacks: Iterable[Callback] = (),
+    loggers: Sequence[Logger] = (),
+    snapshots: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Train to the end, from the last checkpoint in `folder` if there is one.
+
+    Arguments:
+        method: The method with its model.
+        data: The data.
+        folder: The training's directory; metrics.csv and checkpoints/ are written there.
+        device: Precision, memory format, compilation.
+        options: Arguments of Lightning's Trainer.
+        callbacks, loggers: Further ones.
+        snapshots: Epochs whose weights to keep.
+
+    Returns:
+        Seconds of this process, steps and epochs altogether, and what the method says of itself.
+
+    Raises:
+        UserError: the checkpoint to resume from is damaged, a Trainer option does not exist, trains nothing, or
+            cannot be had where two optimisers take turns; there is nothing to compile.
+        Diverged: from the method.
+    """
+    _check(options, method)
+    if device.compile and not method.forward_pass:
+        name = type(method).__name__
+        raise UserError(f"device.compile compiles a model's forward pass, which {name} does without; leave it out")
+    last = folder / "checkpoints" / "last.ckpt"
+    resume = last if last.is_file() else None
+    _quiet()
+    terminal = sys.stderr.isatty()
+    monitor = f"val/{method.whole}" if method.ranks else None
+    bar: list[Callback] = [TQDMProgressBar(refresh_rate=20)] if terminal else [_Lines()]
+    try:
+        trainer = pl.Trainer(
+            **device.trainer(),
+            **options,
+            logger=[Curves(folder / "metrics.csv"), *loggers],
+            callbacks=[*bar, *callbacks, Checkpoints(folder / "checkpoints", monitor=monitor, epochs=snapshots)],
+            enable_checkpointing=False,
+            enable_progress_bar=terminal,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,  # the method itself logs rarely
+            use_distributed_sampler=False,
+            default_root_dir=folder,
+        )
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {str(error).split('() ')[-1]}; see conf/trainer for what there is") from error
+    device.place(method)
+    data.setup()
+    if resume is None:
+        method.initialise(data.train_dataloader().batch(0))  # type: ignore[operator]
+    else:
+        # Lightning does it again, but explains less
+        load_weights(method.model, resume)  # type: ignore[arg-type]
+        epoch = read_checkpoint(resume)
+        log.info("resuming at step %d (epoch %d)", epoch["global_step"], epoch["epoch"])
+    if device.compile:
+        method.model.compile()  # type: ignore[union-attr, operator]
+    start = time.perf_counter()
+    try:
+        trainer.fit(method, datamodule=data, ckpt_path=resume)
+    except SIGTERMException:
+        # Lightning would end the process with 0, as if it had finished
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit as error:
+        if error.code == 1 and trainer.interrupted:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
+    steps = trainer.global_step
+    return {
+        "seconds": time.perf_counter() - start,
+        "steps": steps,
+        "epochs": round(steps / max(1, trainer.num_training_batches), 3),
+        **method.about(),  # type: ignore[operator]
+    }
+
+
+def _check(options: Mapping[str, Any], method: pl.LightningModule) -> None:
+    """What Lightning would take without a word, or refuse late."""
+    clip, turns = options.get("gradient_clip_val"), not method.automatic_optimization
+    if turns and clip:
+        mend = "use method.clip" if hasattr(method, "clip") else "leave it out"
+        raise UserError(f"trainer.gradient_clip_val cannot clip where two optimisers take turns; {mend}")
+    if isinstance(clip, (int, float)) and not clip >= 0:
+        raise UserError(f"trainer.gradient_clip_val={clip} must be positive; null clips nothing")
+    if turns and options.get("accumulate_grad_batches", 1) != 1:
+        raise UserError(
+            "trainer.accumulate_grad_batches cannot be had where two optimisers take turns; raise data.batch_size"
+        )
+    for name in ("max_epochs", "max_steps"):
+        if options.get(name) == 0:
+            raise UserError(f"trainer.{name}=0 trains nothing; give at least 1, or -1 for no limit")
+
+
+class _Lines(Callback):
+    """Where there is no terminal: one line at each validation instead of a bar."""
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.start, self.step = time.perf_counter(), trainer.global_step
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        steps = trainer.global_step - self.step
+        batch = trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        rate = steps * batch / (time.perf_counter() - self.start)
+        whole: str = module.whole  # type: ignore[assignment]
+        value = trainer.callback_metrics.get(f"val/{whole}")
+        said = ""
+        if value is not None:
+            words = f"{float(value):.2f} nats" if whole in ("bound", "log_py") else f"{float(value):.4g}"
+            said = f"validation {'log p(y|x)' if whole == 'log_py' else whole.replace('_', ' ')} {words}, "
+        log.info("step %d: %s%.0f images/s", trainer.global_step, said, rate)
+
+
+def _quiet() -> None:
+    """Lightning's tips and its warnings about choices made here on purpose."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.accelerators.cuda").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*`IterableDataset` has `__len__` defined.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*weights_only.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*`Trainer` was configured with.*",
+        ".*Experiment logs directory.*",
+        ".*GPU available but not used.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,73 @@
+"""Correlations of the codes of two models: against numpy, blind to order and sign, and as a command."""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from oodgen.papers import layer_correlation
+from oodgen.plots.comparisons import correlations
+
+
+def features(n=200, d=4, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_against_numpy():
+    a, b = features(), features(d=3, seed=1)
+    b[:, 0] += a[:, 2]
+    r = np.abs(np.corrcoef(a.T, b.T)[:4, 4:])
+    assert layer_correlation.correlation(a, b) == pytest.approx((r.max(1).mean() + r.max(0).mean()) / 2)
+    assert layer_correlation.correlation(a, b) == pytest.approx(layer_correlation.correlation(b, a))
+
+
+def test_the_widest_layers_are_compared_part_by_part(monkeypatch):
+    a, b = features(d=7), features(d=5, seed=1)
+    whole = layer_correlation.correlation(a, b)
+    monkeypatch.setattr(layer_correlation, "ROWS", 3)
+    seen, product = [], torch.Tensor.__matmul__
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda x, y: seen.append(len(x)) or product(x, y))
+    assert layer_correlation.correlation(a, b) == pytest.approx(whole, rel=1e-12)
+    assert seen == [3, 3, 1]  # of 32,768 features each, as z_1 of CIFAR-10 has, all at once would be 9 gigabytes
+
+
+def test_order_sign_scale_and_shift_do_not_count_and_constants_are_left_out():
+    a = features()
+    b = a[:, [2, 0, 3, 1]] * torch.tensor([-1.0, 5.0, 1e-3, 1.0]) + 7
+    assert layer_correlation.correlation(a, torch.cat([b, torch.full((200, 2), 3.0)], 1)) == pytest.approx(1)
+    assert math.isnan(layer_correlation.correlation(a, torch.ones(200, 2)))
+    assert layer_correlation.correlation(features(20_000), features(20_000, seed=1)) < 0.03
+
+
+def test_picture_says_every_number_and_leaves_out_what_is_none():
+    figure = correlations([[1.0, 0.25], [0.5, math.nan]], ["one", "two"], "mnist")
+    (axis,) = figure.axes
+    assert sorted(text.get_text() for text in axis.texts) == ["0.25", "0.50", "1.00"]
+    assert (axis.get_ylabel(), axis.get_xlabel(), axis.get_title("left")) == ("one", "two", "on mnist")
+
+
+def test_command(command, tiny, tmp_path, capsys):
+    ended = command(*tiny, "smoke=true")
+    assert ended.code == 0, ended.err
+    run = Path(ended.out.split()[-1]).parent
+    other = shutil.copytree(run, run.with_name("f" * 8))
+    runs = [str(run), str(other)]
+    out = tmp_path / "figure.svg"
+    assert layer_correlation.main([*runs, "--set", "kmnist", "--out", str(out)]) == 0
+    assert out.stat().st_size > 1000 and capsys.readouterr().out.strip() == str(out)
+    for wrong, words in (
+        ([*runs, "--out", "figure.pdf"], "neither .png nor .svg"),
+        ([*runs, "--set", "svhn", "--out", str(out)], "has no set svhn"),
+        ([runs[0], str(tmp_path), "--out", str(out)], "is no finished run"),
+        ([*runs, "--count", "2", "--out", str(out)], "too few"),
+    ):
+        assert layer_correlation.main(wrong) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.startswith("oodgen: ") and error.count("\n") == 1
+    (run / "config.yaml").unlink()
+    assert layer_correlation.main([*runs, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "cannot read" in error and "config.yaml" in error and error.count("\n") == 1
