@@ -12,11 +12,11 @@ import oodgen
 ROOT = Path(oodgen.__file__).parent
 # A folder or module may import itself, `errors`, and what stands here.
 ARROWS = {
-    "errors noise nets distributions metrics": "",
+    "errors noise metrics": "",
     "runs scores": "",
     "plots": "runs",
     "report": "runs plots",
-    "models": "noise nets distributions",
+    "models": "noise",
     "probes": "noise models",
     "data": "noise runs",
     "methods": "noise models data",
@@ -98,12 +98,7 @@ def test_no_circle():
 def test_models_know_no_lightning_and_scores_no_device():
     for module, path in FILES.items():
         roots = {name.split(".")[0] for name in imports(path)}
-        if module.startswith(("models.", "probes.", "scores.")) or module in (
-            "nets",
-            "distributions",
-            "noise",
-            "metrics",
-        ):
+        if module.startswith(("models.", "probes.", "scores.")) or module in ("noise", "metrics"):
             assert not roots & {"pytorch_lightning", "hydra", "omegaconf", "wandb"}, module
         if module.startswith("scores.") or module == "metrics":
             assert roots <= {"oodgen", "torch", "numpy"} | set(sys.stdlib_module_names), module

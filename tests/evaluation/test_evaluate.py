@@ -376,7 +376,9 @@ def test_evidence_is_of_the_sources_that_answered():
     of = evaluate.code_of(frozenset(everything))
     assert of != evaluate.code_of(frozenset({"oodgen.probes.bounds"}))
     # what a module imports counts without being named, and what is not ours does not
-    assert of == evaluate.code_of(frozenset({*everything, "oodgen.nets", "oodgen.noise", "torch.nn.modules.linear"}))
+    assert of == evaluate.code_of(
+        frozenset({*everything, "oodgen.models.nets", "oodgen.noise", "torch.nn.modules.linear"})
+    )
     assert of != evaluate.code_of(frozenset({*everything, "oodgen.metrics"}))
 
 

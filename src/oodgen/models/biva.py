@@ -32,8 +32,8 @@ from torch.distributions import Normal
 from oodgen.models.gaussian import Gaussian, Scale, draw, join, normal, rows, split, standard
 from oodgen.models.layered import Layered, Said
 from oodgen.models.likelihoods import Likelihood
+from oodgen.models.nets import Stage
 from oodgen.models.upward import Path, upward
-from oodgen.nets import Stage
 from oodgen.noise import Noise, Still
 
 __all__ = ["BIVA"]

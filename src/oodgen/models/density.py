@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from oodgen.models.likelihoods import Likelihood
-from oodgen.nets import data_dependent_init
+from oodgen.models.nets import data_dependent_init
 from oodgen.noise import Noise
 
 __all__ = ["Attackable", "Bound", "Density", "Hierarchy", "Latent", "OpenHierarchy"]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from oodgen.nets import Lower, Stage
+from oodgen.models.nets import Lower, Stage
 from oodgen.noise import Noise
 
 __all__ = ["Gaussian", "Scale", "draw", "first", "join", "merge", "normal", "rows", "split", "standard"]

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oodgen.distributions import LEVELS
 from oodgen.errors import UserError
 from oodgen.models.density import Bound, Density
+from oodgen.models.distributions import LEVELS
 from oodgen.models.flow_layers import ActNorm, Chain, Coupling, Mixing, Split, data_dependent_init
 from oodgen.noise import Noise
 

@@ -25,8 +25,8 @@ from oodgen.errors import UserError
 from oodgen.models.density import Bound, Latent
 from oodgen.models.gaussian import Gaussian, Scale, draw, join, rows, split, standard
 from oodgen.models.likelihoods import Likelihood
+from oodgen.models.nets import Lower, Stage, data_dependent_init
 from oodgen.models.upward import Path
-from oodgen.nets import Lower, Stage, data_dependent_init
 from oodgen.noise import Noise
 
 __all__ = ["Chain", "Layer", "Layered", "Said"]

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.functional import softplus
 
-from oodgen import distributions
-from oodgen.distributions import LEVELS
 from oodgen.errors import UserError
+from oodgen.models import distributions
+from oodgen.models.distributions import LEVELS
 from oodgen.noise import Noise
 
 __all__ = ["Bernoulli", "Categorical", "Gaussian", "GaussianRows", "Likelihood", "LogisticMixture", "QuantisedGaussian"]

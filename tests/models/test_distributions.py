@@ -9,7 +9,7 @@ import torch
 from scipy import special
 from torch.nn.functional import softplus
 
-from oodgen.distributions import Bernoulli, Categorical, Gaussian, LogisticMixture, QuantisedGaussian
+from oodgen.models.distributions import Bernoulli, Categorical, Gaussian, LogisticMixture, QuantisedGaussian
 
 LEVELS = torch.arange(256) / 255
 

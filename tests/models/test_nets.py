@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from oodgen.models.hierarchy import BottomUpVAE
 from oodgen.models.likelihoods import Bernoulli
-from oodgen.nets import Convolution, Dense, Lift, Lower, Residual, Stage, data_dependent_init
+from oodgen.models.nets import Convolution, Dense, Lift, Lower, Residual, Stage, data_dependent_init
 from oodgen.noise import ExampleNoise
 
 LAYERS = [
