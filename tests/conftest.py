@@ -42,6 +42,7 @@ def command(monkeypatch, capsys, tmp_path) -> Iterator[Callable[..., Ended]]:
     from oodgen import run
 
     handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("OODGEN_PLUGINS", "")  # what a command admits stands there, and goes with the test
 
     def call(*arguments: str, full_error: bool = False) -> Ended:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 
-from oodgen.config import messages
+from oodgen.config import messages, plugins
 from oodgen.config.instantiate import Components, build, build_components
 from oodgen.data.module import TestSet
 from oodgen.errors import Diverged, UserError
@@ -133,6 +133,7 @@ def _train(components: Components, folder: Path, loggers: list[Any]) -> dict[str
         ]:
             path.unlink(missing_ok=True)
     now = record.provenance() | {"data": components.data.sha256}
+    now["versions"] |= plugins.versions(config)
     then = record.read_json(made) if made.is_file() else None
     if then is not None and then.get("data") != now["data"]:
         # the parts of the train split are drawn anew with the data: the weights may have seen the new calibration part
@@ -231,6 +232,7 @@ def _write_record(
         "paper": config["paper"],
         "method": config["paper_method"] or type(components.method.model).__name__,
         "notes": notes,
+        "plugins": plugins.versions(config),
         "provenance": made | asdict(components.device) | {"seconds": cost["seconds"]},
         "training": {name: value for name, value in cost.items() if name not in ("seconds", "warnings")},
         "datasets": {

@@ -9,19 +9,24 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, NoReturn
 
 import hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.errors import OverrideParseException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
 from omegaconf import DictConfig, OmegaConf
 
-from oodgen.config import messages
+from oodgen.config import messages, plugins
 from oodgen.errors import UserError
 from oodgen.report import render
 from oodgen.runs import record, results
@@ -60,9 +65,30 @@ def _jobs() -> int:
     return gpus or min(2, len(os.sched_getaffinity(0)))
 
 
+class _PluginConfigs(SearchPathPlugin):
+    """The `conf` folders of admitted packages, after ours."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for name, folder in plugins.folders().items():
+            search_path.append(name, f"file://{folder}")
+
+
+def _admit(arguments: Sequence[str]) -> None:
+    """Admit what a command names as plugins=[PACKAGE]: before Hydra composes, which needs to know their configs."""
+    for argument in arguments:
+        if argument.lstrip("+").startswith("plugins="):
+            try:
+                names = OverridesParser.create().parse_override(argument).value()
+            except OverrideParseException:
+                continue  # Hydra will say so
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise UserError(f"{argument} is no list of packages; write plugins=[PACKAGE]")
+            plugins.admit(names)
+
+
 OmegaConf.register_new_resolver("folder", _folder, replace=True)
 OmegaConf.register_new_resolver("jobs", _jobs, replace=True)
-Plugins.instance()  # stores the joblib launcher's config, whose default is a job for each core
+Plugins.instance().register(_PluginConfigs)  # it has stored the joblib launcher's config, a job for each core
 joblib = OmegaConf.structured(JobLibLauncherConf)
 joblib.n_jobs = "${jobs:}"
 ConfigStore.instance().store(group="hydra/launcher", name="joblib", node=joblib, provider="oodgen")
@@ -74,6 +100,9 @@ def _job(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     why = None
     try:
+        _admit(hydra_config.overrides.task)  # a worker on another machine does not have this command's environment
+        if unsaid := sorted(set(map(str, config.plugins)) - set(plugins.admitted())):
+            raise UserError(f"plugins={unsaid} stands in a config file; only the command line admits a package")
         _cell(config, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
     except Exception as error:
         if os.environ.get(TRACEBACK):
@@ -150,6 +179,7 @@ def main() -> None:
     with TemporaryDirectory(prefix="oodgen-") as folder:
         os.environ[CELLS] = folder
         try:
+            _admit(sys.argv[1:])
             _job()
         except KeyboardInterrupt:
             _stop("interrupted; the same command continues", 128 + signal.SIGINT)

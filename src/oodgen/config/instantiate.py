@@ -14,6 +14,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
+from oodgen.config import plugins
 from oodgen.config.schema import check_values
 from oodgen.data.module import OODDataModule
 from oodgen.errors import UserError
@@ -31,8 +32,8 @@ ALLOWED = (*ROOMS, "torch.nn.", "torch.optim.", "pytorch_lightning.callbacks.", 
 # fmt: off
 KEYS = (
     "name", "paper", "paper_method", "seed", "smoke", "retrain", "runs", "checkpoint", "eval_seed", "snapshots",
-    "notes", "data", "model", "method", "probes", "scores", "controls", "means", "oracle", "trainer", "callbacks",
-    "logger", "device",
+    "notes", "plugins", "data", "model", "method", "probes", "scores", "controls", "means", "oracle", "trainer",
+    "callbacks", "logger", "device",
 )
 # fmt: on
 
@@ -206,11 +207,12 @@ def check_targets(config: Any, where: str = "") -> None:
 
 def _check_target(target: str, where: str) -> None:
     refusal = f"{where}._target_={target} is outside the allowed packages ({', '.join(p.rstrip('.') for p in ALLOWED)})"
-    if not target.startswith(ALLOWED):
-        raise UserError(refusal)
+    allowed = (*ALLOWED, *(f"{name}." for name in plugins.admitted()))
+    if not target.startswith(allowed):
+        raise UserError(f"{refusal}; {plugins.refusal(target)}")
     try:
         defined = get_object(target)
     except Exception as error:
         raise UserError(f"{where}._target_={target} does not exist: {str(error).splitlines()[0]}") from error
-    if not f"{getattr(defined, '__module__', '')}.".startswith(ALLOWED):
+    if not f"{getattr(defined, '__module__', '')}.".startswith(allowed):
         raise UserError(refusal)

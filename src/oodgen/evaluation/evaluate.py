@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from oodgen import metrics
+from oodgen.config import plugins
 from oodgen.data.module import TestSet
 from oodgen.data.resident import Examples, SequentialLoader
 from oodgen.errors import Diverged, UserError
@@ -92,15 +93,17 @@ def collect(evaluated: EvaluatedModel, probes: Mapping[str, Probe], test: TestSe
 
 @cache
 def code_of(modules: frozenset[str]) -> str:
-    """A digest of modules of ours and of all of ours that they import: after a mend, old evidence is not believed."""
+    """A digest of modules of ours or a plug-in's and of all such that they import: after a mend, old evidence is not
+    believed."""
     found: dict[str, bytes] = {}
+    packages = ("oodgen", *plugins.admitted())
     todo = list(modules)
     while todo:
         name = todo.pop()
-        if not name.startswith("oodgen.") or name in found:
+        if name.partition(".")[0] not in packages or name in ("oodgen", *found):
             continue
         module = sys.modules[name]
-        found[name] = Path(str(module.__file__)).read_bytes()
+        found[name] = Path(module.__file__).read_bytes() if module.__file__ else b""
         # a class or function names its module, and a module itself
         todo += [str(getattr(v, "__module__", None) or getattr(v, "__name__", "")) for v in vars(module).values()]
     return digest({name: hashlib.sha256(content).hexdigest() for name, content in found.items()})

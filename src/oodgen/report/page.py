@@ -195,6 +195,7 @@ def _about(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         "threads": provenance.get("threads"),
         "precision": provenance.get("precision"),
         "versions": _words(provenance.get("versions")),
+        "plug-ins": _words(facts.get("plugins")),
         "fingerprint": facts.get("fingerprint"),
         "training": "/".join(Path(train).parts[-2:]) if (train := facts.get("train_dir")) else None,
     }

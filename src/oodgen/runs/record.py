@@ -28,7 +28,7 @@ SHAPING_DATA = (
     *("batch_size", "validation", "calibration", "grey", "size", "scale", "mutation"),
 )
 # What only says where and how to run, not what comes out.
-IGNORED = ("runs", "logger", "retrain")
+IGNORED = ("runs", "logger", "retrain", "plugins")
 
 
 def digest(value: Any) -> str:

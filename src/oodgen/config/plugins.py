@@ -1,0 +1,116 @@
+"""Packages of others whose classes and `conf/` a command may use, by its user's explicit word. Imports no torch.
+
+The word is `plugins=[PACKAGE]` of `oodgen run`, `--plugins PACKAGE` of `oodgen score`, the environment variable
+OODGEN_PLUGINS (names with commas between), or an installed entry point of the group `oodgen.plugins`; never a config.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from oodgen.errors import UserError
+from oodgen.runs.locations import config_dir
+
+__all__ = ["VARIABLE", "admit", "admitted", "folders", "refusal", "versions"]
+
+GROUP = "oodgen.plugins"
+VARIABLE = "OODGEN_PLUGINS"  # what a command admits stands there too, so that the workers of a sweep know it
+
+
+def admitted() -> tuple[str, ...]:
+    """The top-level packages that this process may use beside oodgen.
+
+    Raises:
+        UserError: one of them is no importable package, or has no `conf` folder of its own.
+    """
+    return tuple(folders())
+
+
+def admit(names: Iterable[str]) -> None:
+    """Admit packages in this process and its children, beside those that are admitted already.
+
+    Raises:
+        UserError: as `admitted`.
+    """
+    os.environ[VARIABLE] = ",".join(dict.fromkeys([*_of_environment(), *names]))
+    folders()
+
+
+def folders() -> dict[str, Path]:
+    """The `conf` folder of every admitted package.
+
+    Raises:
+        UserError: as `admitted`.
+    """
+    return {name: _conf(name) for name in dict.fromkeys([*_of_environment(), *_installed()])}
+
+
+def refusal(target: str) -> str:
+    """How to admit the package of a target, for the sentence that refuses it."""
+    name = target.partition(".")[0]
+    return (
+        f"the package {name} is not admitted; if you trust it, say so: plugins=[{name}] (run), --plugins {name} "
+        f"(score) or {VARIABLE}={name}"
+    )
+
+
+def versions(config: Any) -> dict[str, str]:
+    """The version of every admitted package that a resolved config names as a target."""
+    used = {target.partition(".")[0] for target in _targets(config)}
+    return {name: _version(name) for name in admitted() if name in used}
+
+
+def _of_environment() -> list[str]:
+    return [name for part in os.environ.get(VARIABLE, "").split(",") if (name := part.strip())]
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    return tuple(sorted({point.value.partition(":")[0] for point in metadata.entry_points(group=GROUP)}))
+
+
+@cache
+def _conf(name: str) -> Path:
+    """The package's own `conf`, found without importing the package."""
+    try:
+        spec = find_spec(name) if name.isidentifier() else None
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.submodule_search_locations is None:
+        raise UserError(
+            f"the plug-in {name!r} is no importable package; name a top-level package, and install it or put the "
+            "folder that holds it on PYTHONPATH"
+        )
+    places = [Path(place) / "conf" for place in spec.submodule_search_locations]
+    folder = next((place for place in places if place.is_dir()), None)
+    if folder is None:
+        raise UserError(f"the plug-in {name!r} has no folder conf in it; see CONTRIBUTING.md for what a plug-in holds")
+    ours = config_dir()
+    for path in sorted(folder.rglob("*.yaml")):
+        if (ours / path.relative_to(folder)).exists():
+            raise UserError(f"{path} of the plug-in {name!r} has the name of a file of oodgen's; give it another one")
+    return folder
+
+
+def _targets(config: Any) -> Iterator[str]:
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            yield str(config["_target_"])
+        config = list(config.values())
+    for value in config if isinstance(config, list) else ():
+        yield from _targets(value)
+
+
+def _version(name: str) -> str:
+    """Of the distribution that holds the package, or what the package says of itself."""
+    for distribution in (name, *metadata.packages_distributions().get(name, ())):
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return str(getattr(sys.modules.get(name), "__version__", "not installed"))
