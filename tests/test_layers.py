@@ -25,7 +25,7 @@ ARROWS = {
     "evaluation": "noise metrics runs models probes scores data training config",
     "experiment": "runs data training config evaluation report",
     "detector": "noise runs probes data training config evaluation",
-    "score": "runs data detector",
+    "score": "runs data config detector",
     "run": "runs config report experiment",
     "papers": "noise runs plots report models data config evaluation detector",
     "bench": "noise metrics runs models probes data methods training config",

@@ -31,7 +31,7 @@ from oodgen.errors import UserError
 from oodgen.evaluation import calibration, evaluate
 from oodgen.evaluation.calibration import Conversion
 from oodgen.noise import ExampleNoise
-from oodgen.probes.probe import Evidence, Probe
+from oodgen.probes.probe import Evidence, Probe, asking
 from oodgen.runs import locations, record
 from oodgen.training.checkpoints import find, load_weights
 from oodgen.training.device import Device
@@ -169,17 +169,18 @@ class Detector:
         image = decode(path, self.conversion.shape)
         return preprocess(image[None], self.conversion.grey, self.conversion.size)[0]
 
-    @torch.inference_mode()
     def ask(self, x: Tensor, index: Tensor) -> dict[str, Tensor]:
         """The evidence that the score needs, `<probe>/<name>`, last axis = example, with noise of `index` (N,)."""
         parts: dict[str, list[Tensor]] = {}
         for name, probe in self.probes.items():
             size = probe.batch(self.model)
             for rows, numbers in zip(x.split(size), index.split(size), strict=True):
-                with self.device.autocast():
-                    given = probe(self.model, rows.to(self.device.torch), ExampleNoise(self.seed, numbers))
+                with asking(probe, self.model), self.device.autocast():
+                    # copies, since the caller may have made these in inference mode
+                    noise = ExampleNoise(self.seed, numbers.clone())
+                    given = probe(self.model, rows.to(self.device.torch).clone(), noise)
                 for item, value in given.items():
-                    parts.setdefault(f"{name}/{item}", []).append(value.cpu())
+                    parts.setdefault(f"{name}/{item}", []).append(value.detach().cpu())
         return {name: torch.cat(values, dim=-1) for name, values in parts.items()}
 
     def _checked(self, x: Tensor | np.ndarray) -> Tensor:

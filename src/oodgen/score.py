@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from oodgen.config import plugins
 from oodgen.errors import UserError
 from oodgen.runs.files import whole
 
@@ -164,8 +165,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write file,score,p_value,verdict there")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute (auto)")
+    parser.add_argument(
+        "--plugins", action="append", default=[], metavar="PACKAGE", help="a package that the run was made with"
+    )
     options = parser.parse_args(arguments)
     try:
+        plugins.admit(options.plugins)
         return _run(options)
     except UserError as error:
         print(f"oodgen: {error}", file=sys.stderr)

@@ -13,11 +13,13 @@ from torch import nn
 from oodgen.data.module import TestSet as Examined
 from oodgen.errors import Diverged, UserError
 from oodgen.evaluation import evaluate
+from oodgen.models.ensemble import Ensemble
 from oodgen.models.hierarchy import BottomUpVAE
 from oodgen.models.likelihoods import Bernoulli
 from oodgen.noise import RandomNoise
 from oodgen.probes.bounds import Bounds
 from oodgen.probes.complexity import ImageStatistics
+from oodgen.probes.members import Members
 from oodgen.runs import results
 from oodgen.scores import likelihood, ratio
 from oodgen.scores.typicality import Typicality
@@ -101,6 +103,37 @@ def test_what_changes_evidence_gives_it_another_file(evaluated, change):
         assert not torch.equal(found["b/levels"], first["b/levels"])
     evaluate.collect(evaluated, {"b": Brightness()}, images())
     assert len(list(evaluated.folder.iterdir())) == 2  # the first is still good
+
+
+@dataclass(frozen=True)
+class Slope:
+    """The gradient of a linear model with respect to its example, while its parameters are frozen."""
+
+    needs = nn.Module
+    gradients = True
+
+    def batch(self, model):
+        return 3
+
+    def __call__(self, model, x, noise):
+        model.requires_grad_(False).bias.grad = None
+        y = x.float().flatten(1).mean(1, keepdim=True).requires_grad_()
+        model(y).square().sum().backward()
+        return {"slope": y.grad[:, 0], "value": model(y)[:, 0]}
+
+
+@pytest.mark.parametrize("wrap", [lambda probe: probe, Members])
+def test_a_probe_that_says_so_has_gradients_and_leaves_the_parameters_as_they_were(evaluated, wrap):
+    model = evaluated.model
+    model.weight.requires_grad_(False)
+    model.bias.grad = torch.ones(1)
+    if wrap is Members:
+        evaluated = evaluated._replace(model=Ensemble([model, model]))
+    found = evaluate.ask(evaluated, wrap(Slope()), images())
+    expected = 2 * model.weight[0, 0] * found["value"]
+    torch.testing.assert_close(found["slope"], expected.detach())
+    assert not found["value"].requires_grad and not found["value"].is_inference()
+    assert [p.requires_grad for p in model.parameters()] == [False, True] and model.bias.grad == torch.ones(1)
 
 
 def test_what_asks_no_model_is_kept_for_all_models(evaluated):

@@ -17,6 +17,7 @@ from oodgen.noise import ExampleNoise, Still, member_seed
 from oodgen.probes.bounds import Bounds
 from oodgen.probes.density import LogDensity
 from oodgen.probes.members import Members
+from oodgen.probes.probe import asking
 from oodgen.probes.regret import Regret
 from oodgen.training.device import Device
 
@@ -67,7 +68,7 @@ def test_members_look_at_one_observation_of_an_example(x, probe, name):
         with torch.no_grad():  # a code that is all but certain, so that nothing else is drawn
             member.encoder.head.weight.zero_()
             member.encoder.head.bias.copy_(torch.tensor([0.0] * 3 + [-30.0] * 3))
-    with torch.inference_mode():
+    with asking(Members(probe), member):
         found = Members(probe)(Ensemble([member] * 3).eval(), x, ExampleNoise(4, INDEX))[name]
         one, other = (probe(member, x, ExampleNoise(seed, INDEX))[name] for seed in (4000, 4001))
     torch.testing.assert_close(found, one.expand_as(found), rtol=1e-5, atol=1e-4)

@@ -13,6 +13,7 @@ from oodgen.models.likelihoods import Bernoulli
 from oodgen.models.vae import VAE
 from oodgen.noise import ExampleNoise, RandomNoise
 from oodgen.probes.below import Below
+from oodgen.probes.probe import asking
 from oodgen.probes.regret import Regret
 from oodgen.scores import likelihood, ratio
 
@@ -38,7 +39,7 @@ def x():
 
 
 def ask(probe, model, x, index=INDEX):
-    with torch.inference_mode():  # as evaluation does
+    with asking(probe, model):
         return probe(model, x, ExampleNoise(0, index))
 
 

@@ -24,7 +24,7 @@ from oodgen.data.resident import Examples, SequentialLoader
 from oodgen.errors import Diverged, UserError
 from oodgen.models.density import Hierarchy
 from oodgen.noise import ExampleNoise
-from oodgen.probes.probe import Evidence, Probe
+from oodgen.probes.probe import Evidence, Probe, asking
 from oodgen.runs.files import whole, write_text
 from oodgen.runs.record import digest
 from oodgen.runs.results import Row
@@ -109,15 +109,14 @@ def code_of(modules: frozenset[str]) -> str:
     return digest({name: hashlib.sha256(content).hexdigest() for name, content in found.items()})
 
 
-@torch.inference_mode()
 def ask(evaluated: EvaluatedModel, probe: Probe, test: TestSet) -> dict[str, Tensor]:
     """What one probe says of a set, asked in batches; nothing is kept."""
     parts: dict[str, list[Tensor]] = {}
     examples = Examples(test.x, evaluated.device.torch, 0)
-    with evaluated.device.autocast():
+    with asking(probe, evaluated.model), evaluated.device.autocast():
         for batch in SequentialLoader(examples, probe.batch(evaluated.model)):
             for name, value in probe(evaluated.model, batch.x, ExampleNoise(evaluated.seed, batch.index)).items():
-                parts.setdefault(name, []).append(value)
+                parts.setdefault(name, []).append(value.detach())
     return {name: torch.cat(values, dim=-1).cpu().contiguous() for name, values in parts.items()}
 
 
@@ -131,7 +130,6 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         return None
 
 
-@torch.inference_mode()
 def fit_probes(
     evaluated: EvaluatedModel, probes: Mapping[str, Any], trained: Callable[[], TestSet]
 ) -> dict[str, Probe]:
@@ -144,7 +142,7 @@ def fit_probes(
         test = trained()
         labels = None if test.y is None else torch.as_tensor(test.y)
         loader = SequentialLoader(Examples(test.x, evaluated.device.torch, 0), probe.batch(evaluated.model), labels)
-        with evaluated.device.autocast():
+        with asking(probe, evaluated.model), evaluated.device.autocast():
             batches = ((batch.x, batch.y, ExampleNoise(evaluated.seed, batch.index)) for batch in loader)
             found[name] = probe.fit(evaluated.model, batches)
     return found

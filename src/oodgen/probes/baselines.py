@@ -39,6 +39,7 @@ class ODIN:
     temperature: float = 1000.0
     eps: float = 0.0014
     needs = Classifier
+    gradients = True
 
     def __post_init__(self) -> None:
         if not (self.temperature > 0 and self.eps >= 0):
@@ -49,8 +50,8 @@ class ODIN:
         return 500
 
     def __call__(self, model: Classifier, x: Tensor, noise: ExampleNoise) -> Evidence:
-        # evaluation records no gradients, which this needs; bf16 would leave little of the tempered softmax
-        with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
+        # bf16 would leave little of the tempered softmax
+        with torch.autocast(x.device.type, enabled=False):
             detector = _detectors().ODIN(model.logits, temperature=self.temperature, eps=self.eps)
             return {"score": detector.predict(model.observe(x, noise).clone()).detach()}
 

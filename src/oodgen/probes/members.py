@@ -36,6 +36,11 @@ class Members:
         return self.probe.batch(next(iter(model.there().values())))
 
     @property
+    def gradients(self) -> bool:
+        """As `oodgen.probes.probe.Probe` says."""
+        return getattr(self.probe, "gradients", False)
+
+    @property
     def fit(self) -> Callable[..., "Members"] | None:
         """As `oodgen.probes.probe.Probe` says; None where the probe needs no reference."""
         return self._fit if callable(getattr(self.probe, "fit", None)) else None

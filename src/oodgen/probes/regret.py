@@ -1,6 +1,5 @@
 r"""Likelihood regret: how much an example's bound gains from a posterior of its own."""
 
-from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +43,7 @@ class Regret:
     samples: int = 1
     samples_bound: int = 16
     needs = OpenHierarchy
+    gradients = True
 
     def __post_init__(self) -> None:
         if min(self.steps, self.samples, self.samples_bound) < 1 or not self.lr > 0:
@@ -53,33 +53,27 @@ class Regret:
         return 500 if next(model.parameters()).device.type == "cuda" else 50
 
     def __call__(self, model: OpenHierarchy, x: Tensor, noise: ExampleNoise) -> Evidence:
-        # evaluation asks in inference mode, where nothing has a gradient, not even later
-        with torch.inference_mode(False):
-            x, index, seen = x.clone(), noise.index.clone(), copy(noise)
-            seen.index = index
-            with torch.no_grad():
-                y = model.observe(x, seen)
-                start = [(q.mean.float(), q.stddev.float().log()) for q in model.posteriors(y)]
-            free = [part.clone().requires_grad_() for pair in start for part in pair]
-            optimizer = torch.optim.Adam(free, self.lr)
+        with torch.no_grad():
+            y = model.observe(x, noise)
+            start = [(q.mean.float(), q.stddev.float().log()) for q in model.posteriors(y)]
+        free = [part.clone().requires_grad_() for pair in start for part in pair]
+        optimizer = torch.optim.Adam(free, self.lr)
 
-            def bound(parts: list[Tensor], first: int, samples: int) -> Tensor:
-                pairs = zip(parts[::2], parts[1::2], strict=True)
-                q = [Normal(mean, log_scale.exp(), validate_args=False) for mean, log_scale in pairs]
-                return model.explain(y, q, ExampleNoise(noise.seed, index, first), samples).elbo.mean(0)
+        def bound(parts: list[Tensor], first: int, samples: int) -> Tensor:
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            q = [Normal(mean, log_scale.exp(), validate_args=False) for mean, log_scale in pairs]
+            return model.explain(y, q, ExampleNoise(noise.seed, noise.index, first), samples).elbo.mean(0)
 
-            with torch.no_grad():
-                before = bound(free, 0, self.samples_bound)
-            for step in range(self.steps):
-                # draws that the bounds before and after do not use
-                first = self.samples_bound + step * self.samples
-                with torch.enable_grad():
-                    loss = -bound(free, first, self.samples).sum()
-                for part, gradient in zip(free, torch.autograd.grad(loss, free), strict=True):
-                    part.grad = gradient
-                optimizer.step()
-            with torch.no_grad():
-                after = bound(free, 0, self.samples_bound)
+        with torch.no_grad():
+            before = bound(free, 0, self.samples_bound)
+        for step in range(self.steps):
+            # draws that the bounds before and after do not use
+            loss = -bound(free, self.samples_bound + step * self.samples, self.samples).sum()
+            for part, gradient in zip(free, torch.autograd.grad(loss, free), strict=True):
+                part.grad = gradient
+            optimizer.step()
+        with torch.no_grad():
+            after = bound(free, 0, self.samples_bound)
         return {
             name: value.float() for name, value in (("regret", after - before), ("before", before), ("after", after))
         }
