@@ -222,9 +222,9 @@ STATISTIC = "{_target_: oodgen.scores.likelihood.statistic, _partial_: true, nam
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["score@scores=hierarchy5"], ["'l>3'", "level k=3 of 0..2"]),
-        ([f"+scores.x={STATISTIC}"], ["'x'", "'image/nope'", "bounds/kl"]),
-        ([f"+means.x={STATISTIC}"], ["'x'", "'image/nope'", "bounds/kl"]),
+        (["score@scores=hierarchy5"], ["score l_3 (l>3)", "level k=3 of 0..2"]),
+        ([f"+scores.x={STATISTIC}"], ["score x ", "'image/nope'", "bounds/kl"]),
+        ([f"+means.x={STATISTIC}"], ["score x ", "'image/nope'", "bounds/kl"]),
     ],
 )
 def test_a_score_that_cannot_be_told_is_refused_before_training(command, tiny, tmp_path, options, words):

@@ -251,5 +251,5 @@ def test_what_cannot_be_loaded_is_named(run, file, content, words):
 def test_a_run_or_score_that_is_not_there_is_named(run):
     with pytest.raises(UserError, match="there is no run"):
         Detector.load(run.path / "nothing")
-    with pytest.raises(UserError, match="no score 'best'; it has: l>0, llr_ada, rule, complexity"):
+    with pytest.raises(UserError, match=r"no score best; it has: l_0 \(l>0\), llr_ada, rule, complexity"):
         Detector.load(run.folder, "best")

@@ -174,7 +174,7 @@ def test_mistakes_cost_one_line_and_leave_no_file(user, capfd):
         ((unfinished, user.new), "is not finished but running"),
         ((user.folder, empty), "there is no image under"),
         ((user.folder, user.home / "nowhere"), "there is no "),
-        ((user.folder, user.new, "--score", "best"), "no score 'best'; it has: l>0"),
+        ((user.folder, user.new, "--score", "best"), "no score best; it has: l_0 (l>0)"),
         ((user.folder, user.new, "--false-alarm", "0.001"), "needs 999 calibration images"),
         ((user.folder, user.new, "--false-alarm", "5"), "is not between 0 and 1"),
     ):

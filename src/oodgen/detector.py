@@ -33,6 +33,7 @@ from oodgen.evaluation.calibration import Conversion
 from oodgen.noise import ExampleNoise
 from oodgen.probes.probe import Evidence, Probe, asking
 from oodgen.runs import locations, record
+from oodgen.runs.labels import label, named
 from oodgen.training.checkpoints import find, load_weights
 from oodgen.training.device import Device
 
@@ -80,9 +81,9 @@ class Detector:
         folder = _evaluation(Path(run).expanduser())
         config = config_of(folder)
         kept = calibration.read(folder)
-        name = score or ("llr_ada" if "llr_ada" in config["scores"] else next(iter(config["scores"]), ""))
+        name = label(score or ("llr_ada" if "llr_ada" in config["scores"] else next(iter(config["scores"]), "")))
         if name not in config["scores"]:
-            raise UserError(f"{folder} has no score {name!r}; it has: {', '.join(config['scores'])}")
+            raise UserError(f"{folder} has no score {score}; it has: {', '.join(map(named, config['scores']))}")
         rule = evaluate.fit_scores({name: build(config["scores"][name], f"scores.{name}")}, kept.validation)
         asked = _Asked(kept.calibration)
         reference = torch.from_numpy(evaluate.score(rule, asked)[name]).sort().values

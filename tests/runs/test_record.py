@@ -20,8 +20,8 @@ PRINT = """
 import sys
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from oodgen import record
-from oodgen.paths import config_dir
+from oodgen.runs import record
+from oodgen.runs.locations import config_dir
 with initialize_config_dir(str(config_dir()), version_base="1.3"):
     config = OmegaConf.to_container(compose("run", ["+experiment=quickstart", "runs=r"]), resolve=True)
 print(record.fingerprint(config), record.folder_of(config))

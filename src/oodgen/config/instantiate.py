@@ -20,6 +20,7 @@ from oodgen.data.module import OODDataModule
 from oodgen.errors import UserError
 from oodgen.models.ensemble import Ensemble
 from oodgen.probes.members import Members
+from oodgen.runs.labels import label, labelled
 from oodgen.training.device import Device
 
 __all__ = ["Components", "brief", "build", "build_components", "check_targets"]
@@ -96,21 +97,29 @@ def build_components(config: dict[str, Any]) -> Components:
                 )
     if tuple(method.model.shape) != tuple(data.shape):
         raise UserError(_misfit(tuple(method.model.shape), data, "shape" in config["data"]["inlier"]))
-    scores = {
-        name: build(score, f"scores.{name}") for name, score in {**config["scores"], **config["controls"]}.items()
-    }
-    means = {name: build(mean, f"means.{name}") for name, mean in config["means"].items()}
-    for name, score in (scores | means).items():
-        _check_score(name, score)
-    return Components(config, data, method, probes, scores, means, device)
+    scores = _scores(config, "scores", "controls")
+    return Components(labelled(config), data, method, probes, scores, _scores(config, "means"), device)
 
 
-def _check_score(name: str, score: Any) -> None:
-    """Raise UserError if a score wants more than evidence: it would only be known after the training."""
-    try:
-        inspect.signature(score).bind({})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"scores.{name}: {error}; a score takes evidence alone, so give it the rest") from error
+def _scores(config: Mapping[str, Any], *groups: str) -> dict[str, Any]:
+    """Label -> score; raises UserError for one label given twice, or a score that wants more than evidence, which
+    would only be known after the training."""
+    found: dict[str, Any] = {}
+    for group in groups:
+        for name, part in config[group].items():
+            score = build(part, f"{group}.{name}")
+            try:
+                inspect.signature(score).bind({})
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"{group}.{name}: {error}; a score takes evidence alone, so give it the rest"
+                ) from error
+            if label(name) in found:
+                raise UserError(
+                    f"{group}.{name} would be a second score {label(name)!r}; leave one out with ~{group}.{name}"
+                )
+            found[label(name)] = score
+    return found
 
 
 def _checked_seed(seed: Any) -> int:

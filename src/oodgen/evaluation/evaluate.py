@@ -26,6 +26,7 @@ from oodgen.models.density import Hierarchy
 from oodgen.noise import ExampleNoise
 from oodgen.probes.probe import Evidence, Probe, asking
 from oodgen.runs.files import whole, write_text
+from oodgen.runs.labels import named
 from oodgen.runs.record import digest
 from oodgen.runs.results import Row
 from oodgen.training.device import Device
@@ -181,7 +182,7 @@ def _asking(name: str, evidence: Evidence) -> Iterator[None]:
     except (KeyError, IndexError) as error:
         given = ", ".join(sorted(evidence))
         raise UserError(
-            f"score {name!r} asks for {error} which the probes did not give; there are: {given}; leave that score "
+            f"score {named(name)} asks for {error} which the probes did not give; there are: {given}; leave that score "
             "out, or ask for it"
         ) from error
 

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from oodgen.errors import Diverged, UserError
 from oodgen.runs.files import write_text
+from oodgen.runs.labels import labelled
 
 __all__ = ["commit", "digest", "fingerprint", "folder_of", "locked", "provenance", "read_json", "read_state", "running"]
 
@@ -51,7 +52,7 @@ def fingerprint(config: Mapping[str, Any]) -> str:
 def folder_of(config: Mapping[str, Any]) -> str:
     """The directory of an evaluation: one for each resolved config, apart from where and how it runs."""
     data = {key: value for key, value in config["data"].items() if key != "root"}
-    named = {key: value for key, value in config.items() if key not in IGNORED} | {"data": data}
+    named = {key: value for key, value in labelled(config).items() if key not in IGNORED} | {"data": data}
     root = f"{config['runs']}/smoke" if config["smoke"] else config["runs"]
     return f"{root}/eval/{config['name']}/{digest(named)}"
 
