@@ -10,7 +10,7 @@ import yaml
 from torch import nn
 
 from oodgen.config.instantiate import build
-from oodgen.data.module import TestSet as Examples
+from oodgen.data.preprocess import TestSet as Examples
 from oodgen.detector import Detector
 from oodgen.errors import UserError
 from oodgen.evaluation.calibration import Conversion, calibrate

@@ -5,7 +5,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from oodgen.config.instantiate import build, build_components
+from oodgen.config.components import build_components
+from oodgen.config.instantiate import build, build_model
 from oodgen.data.module import OODDataModule
 from oodgen.data.resident import Batch
 from oodgen.errors import UserError
@@ -40,6 +41,17 @@ def test_each_member_starts_as_the_single_model_of_its_seed():
             assert torch.equal(member.state_dict()[key], value), key
     assert isinstance(made.data, OODDataModule) and made.data.members == 2
     assert made.data.train_dataloader().batch(0).x.shape == (2, 4, 1, 28, 28)
+
+
+@pytest.mark.parametrize("method", ["maximum_likelihood", "ensemble"])
+def test_the_model_alone_is_that_of_its_method(method):
+    made = config("data=fashion_mnist_mnist", "model=vae_grey", f"method={method}")
+    alone, model = build_model(made), build(made["method"], "method").model
+    assert type(alone) is type(model)
+    model.load_state_dict(alone.state_dict())
+    assert [tensor.shape for tensor in model.state_dict().values()] == [t.shape for t in alone.state_dict().values()]
+    parts = [set(map(id, member.parameters())) for member in getattr(alone, "members", ())]
+    assert len(set().union(*parts)) == sum(map(len, parts))
 
 
 def test_a_deep_ensemble_of_classifiers_is_the_command_beside_its_scores():

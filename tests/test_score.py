@@ -184,7 +184,15 @@ def test_mistakes_cost_one_line_and_leave_no_file(user, capfd):
         assert not csv_file.exists()
 
 
-def test_help_needs_no_torch():
-    program = "import sys, oodgen.score as s\ntry:\n  s.main(['--help'])\nfinally:\n  assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0 and "--false-alarm" in done.stdout, done.stderr
+def test_scoring_imports_no_training(user):
+    program = """
+import sys
+from oodgen import score
+assert score.main(sys.argv[1:]) == 0
+heavy = {"pytorch_lightning", "lightning_fabric", "torchmetrics", "torchvision", "wandb"}
+heavy |= {"matplotlib", "sklearn", "scipy"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    command = [sys.executable, "-c", program, user.folder, user.new / "0000.png"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "1 image scored" in done.stdout, done.stderr

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from oodgen.config.instantiate import KEYS
+from oodgen.config.components import KEYS
 from oodgen.runs.locations import config_dir
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 
 from oodgen.config import messages, plugins
-from oodgen.config.instantiate import Components, build, build_components
-from oodgen.data.module import TestSet
+from oodgen.config.components import Components, build_components
+from oodgen.config.instantiate import build
+from oodgen.data.preprocess import TestSet
 from oodgen.errors import Diverged, UserError
 from oodgen.evaluation import attack, evaluate
 from oodgen.evaluation.accuracy import accuracy

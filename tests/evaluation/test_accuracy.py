@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from oodgen.data.module import TestSet as Examined
+from oodgen.data.preprocess import TestSet as Examined
 from oodgen.evaluation.accuracy import accuracy
 from oodgen.metrics import share
 

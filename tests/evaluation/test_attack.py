@@ -10,7 +10,7 @@ from torch import nn
 from oodgen.data.adversarial import adversarial
 from oodgen.data.catalog import Dataset
 from oodgen.data.module import OODDataModule
-from oodgen.data.module import TestSet as Examined
+from oodgen.data.preprocess import TestSet as Examined
 from oodgen.data.transforms import gaussian_noise
 from oodgen.errors import UserError
 from oodgen.evaluation import attack

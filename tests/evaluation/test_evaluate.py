@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from oodgen.data.module import TestSet as Examined
+from oodgen.data.preprocess import TestSet as Examined
 from oodgen.errors import Diverged, UserError
 from oodgen.evaluation import evaluate
 from oodgen.models.ensemble import Ensemble

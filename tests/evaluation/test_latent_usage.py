@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from oodgen.data.module import TestSet as Examined
+from oodgen.data.preprocess import TestSet as Examined
 from oodgen.evaluation.evaluate import EvaluatedModel
 from oodgen.evaluation.latent_usage import usage
 from oodgen.models.biva import BIVA

@@ -23,7 +23,7 @@ from oodgen.models.density import Bound
 from oodgen.models.likelihoods import Bernoulli
 from oodgen.models.vae import VAE
 from oodgen.training import fit as training
-from oodgen.training.checkpoints import Checkpoints
+from oodgen.training.callback import Checkpoints
 from oodgen.training.device import Device
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from oodgen.methods.wgan import Turns, WassersteinGAN
 from oodgen.models.wgan import WGAN
 from oodgen.noise import ExampleNoise, RandomNoise
 from oodgen.training import fit as training
-from oodgen.training.checkpoints import Checkpoints
+from oodgen.training.callback import Checkpoints
 from oodgen.training.device import Device
 from oodgen.training.fit import fit
 

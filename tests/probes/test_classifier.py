@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from oodgen.data.module import TestSet as Examined
+from oodgen.data.preprocess import TestSet as Examined
 from oodgen.errors import UserError
 from oodgen.evaluation import evaluate
 from oodgen.models.classifier import DenseClassifier

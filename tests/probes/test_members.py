@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from oodgen.data.module import TestSet as Set
+from oodgen.data.preprocess import TestSet as Set
 from oodgen.evaluation import evaluate
 from oodgen.models.ensemble import Ensemble
 from oodgen.models.glow import Glow

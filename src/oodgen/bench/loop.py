@@ -19,7 +19,7 @@ from oodgen.data.resident import Batch
 from oodgen.methods.likelihood import MaximumLikelihood
 from oodgen.methods.method import LOG_EVERY
 from oodgen.runs.files import whole
-from oodgen.training.checkpoints import Checkpoints
+from oodgen.training.callback import Checkpoints
 from oodgen.training.device import Device
 from oodgen.training.fit import fit
 

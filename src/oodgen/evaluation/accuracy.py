@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from oodgen.data.module import TestSet
+from oodgen.data.preprocess import TestSet
 from oodgen.metrics import share
 from oodgen.runs.results import Row
 from oodgen.scores.classifier import most_probable

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from oodgen.data.adversarial import Attack
-from oodgen.data.module import TestSet
+from oodgen.data.preprocess import TestSet
 from oodgen.data.resident import Examples, SequentialLoader
 from oodgen.errors import UserError
 from oodgen.evaluation.evaluate import EvaluatedModel

@@ -4,18 +4,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn, uint8
 
-from oodgen.data.module import OODDataModule
 from oodgen.data.rows import Scaling
 from oodgen.errors import UserError
 from oodgen.evaluation import evaluate
 from oodgen.probes.probe import Probe
 from oodgen.runs.files import whole
+
+if TYPE_CHECKING:
+    from oodgen.data.module import OODDataModule  # Lightning, which a detector does without
 
 __all__ = ["Calibration", "Conversion", "calibrate", "read", "weights_digest"]
 
@@ -56,7 +58,7 @@ class Calibration(NamedTuple):
 
 
 def calibrate(
-    evaluated: evaluate.EvaluatedModel, probes: Mapping[str, Probe], data: OODDataModule, folder: Path
+    evaluated: evaluate.EvaluatedModel, probes: Mapping[str, Probe], data: "OODDataModule", folder: Path
 ) -> None:
     """Write calibration.safetensors: all evidence of the validation and calibration parts of the train split.
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from oodgen import metrics
 from oodgen.config import plugins
-from oodgen.data.module import TestSet
+from oodgen.data.preprocess import TestSet
 from oodgen.data.resident import Examples, SequentialLoader
 from oodgen.errors import Diverged, UserError
 from oodgen.models.density import Hierarchy

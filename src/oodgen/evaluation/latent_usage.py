@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from oodgen.data.module import TestSet
+from oodgen.data.preprocess import TestSet
 from oodgen.data.resident import Examples, SequentialLoader
 from oodgen.evaluation.evaluate import EvaluatedModel
 from oodgen.models.density import OpenHierarchy

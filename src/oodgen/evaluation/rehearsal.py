@@ -3,8 +3,9 @@
 from copy import deepcopy
 from pathlib import Path
 
-from oodgen.config.instantiate import Components, brief, build
-from oodgen.data.module import TestSet
+from oodgen.config.components import Components, brief
+from oodgen.config.instantiate import build
+from oodgen.data.preprocess import TestSet
 from oodgen.evaluation import evaluate
 
 __all__ = ["rehearse"]

@@ -16,7 +16,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 
 from oodgen.data.module import OODDataModule
 from oodgen.errors import UserError
-from oodgen.training.checkpoints import Checkpoints, load_weights, read_checkpoint
+from oodgen.training.callback import Checkpoints
+from oodgen.training.checkpoints import load_weights, read_checkpoint
 from oodgen.training.curves import Curves
 from oodgen.training.device import Device
 

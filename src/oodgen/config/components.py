@@ -1,0 +1,163 @@
+"""All that a resolved config describes: checked, then built, with the data and the method ready to train."""
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+
+from oodgen.config.instantiate import build, check_targets
+from oodgen.config.schema import check_values
+from oodgen.data.module import OODDataModule
+from oodgen.errors import UserError
+from oodgen.models.ensemble import Ensemble
+from oodgen.probes.members import Members
+from oodgen.runs.labels import label, labelled
+from oodgen.training.device import Device
+
+__all__ = ["Components", "brief", "build_components"]
+
+# fmt: off
+KEYS = (
+    "name", "paper", "paper_method", "seed", "smoke", "retrain", "runs", "checkpoint", "eval_seed", "snapshots",
+    "notes", "plugins", "data", "model", "method", "probes", "scores", "controls", "means", "oracle", "trainer",
+    "callbacks", "logger", "device",
+)
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Components:
+    """What a resolved config describes, ready to train and be asked."""
+
+    config: dict[str, Any]
+    data: OODDataModule
+    method: Any  # a LightningModule with a model
+    probes: dict[str, Any]
+    scores: dict[str, Any]
+    means: dict[str, Any]
+    device: Device
+
+
+def build_components(config: dict[str, Any]) -> Components:
+    """Check a resolved config and build what it describes.
+
+    Raises:
+        UserError: an unknown key, an argument that does not fit, a `_target_` outside the allowed packages, a probe
+            that asks what the model cannot answer, or a model of another shape than the data.
+    """
+    unknown = sorted(set(config) - set(KEYS))
+    if unknown:
+        raise UserError(f"unknown option {unknown[0]!r}; there are: {', '.join(KEYS)}")
+    for group in ("probes", "scores", "controls", "means", "callbacks", "logger"):
+        for name in (name for name, part in config[group].items() if part is None):
+            raise UserError(f"{group}.{name}=null names nothing; leave it out with ~{group}.{name}")
+    config = {**config, "name": str(config["name"])}  # name=1 is a number to Hydra
+    if config["smoke"]:
+        config = _smoke(config)
+    for missing in sorted(OmegaConf.missing_keys(OmegaConf.create(config))):
+        raise UserError(f"{missing} is not set; give it as {missing}=VALUE")
+    seed = _checked_seed(config["seed"])  # before the parts that it is handed to
+    if not isinstance(config["snapshots"], list):
+        raise UserError(f"snapshots={config['snapshots']} is not a list of epochs; write snapshots=[1,2]")
+    if (own := config["method"].get("member", {}).get("seed", seed)) != seed:
+        raise UserError(f"method.member.seed={own} would have no effect, since members' seeds follow from seed={seed}")
+    check_targets(config)
+    check_values(config)
+    _known(inspect.signature(pl.Trainer).parameters, "trainer", config["trainer"])
+    device = Device(**_known(Device.__dataclass_fields__, "device", config["device"])).resolved()
+    torch.set_num_threads(device.threads or 1)
+    config["device"]["precision"] = device.precision
+    data = build(config["data"], "data")
+    pl.seed_everything(seed, verbose=False)
+    method = build(config["method"], "method")
+    probes = {name: build(probe, f"probes.{name}") for name, probe in config["probes"].items()}
+    for name, probe in probes.items():
+        asked = [(probe, method.model)]
+        if isinstance(probe, Members) and isinstance(method.model, Ensemble):
+            asked.append((probe.probe, method.model.members[0]))
+        for question, model in asked:
+            if not isinstance(model, question.needs):
+                raise UserError(
+                    f"probe {name!r} asks what a {question.needs.__name__} answers, but the model is a "
+                    f"{type(model).__name__}; choose another model or leave the probe out with ~probes.{name}"
+                )
+    if tuple(method.model.shape) != tuple(data.shape):
+        raise UserError(_misfit(tuple(method.model.shape), data, "shape" in config["data"]["inlier"]))
+    scores = _scores(config, "scores", "controls")
+    return Components(labelled(config), data, method, probes, scores, _scores(config, "means"), device)
+
+
+def _scores(config: Mapping[str, Any], *groups: str) -> dict[str, Any]:
+    """Label -> score; raises UserError for one label given twice, or a score that wants more than evidence, which
+    would only be known after the training."""
+    found: dict[str, Any] = {}
+    for group in groups:
+        for name, part in config[group].items():
+            score = build(part, f"{group}.{name}")
+            try:
+                inspect.signature(score).bind({})
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"{group}.{name}: {error}; a score takes evidence alone, so give it the rest"
+                ) from error
+            if label(name) in found:
+                raise UserError(
+                    f"{group}.{name} would be a second score {label(name)!r}; leave one out with ~{group}.{name}"
+                )
+            found[label(name)] = score
+    return found
+
+
+def _checked_seed(seed: Any) -> int:
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed} is not a whole number from 0 to {2**32 - 1}")
+    return seed
+
+
+def _misfit(shape: tuple[int, ...], data: OODDataModule, shaped: bool) -> str:
+    """What to say where model and data differ in shape; `shaped`: the inlier set takes a shape of its own."""
+    mend = f", or data.inlier.shape={list(shape)}" if shaped else ", or data.grey=true and data.size=[height,width]"
+    if len(data.shape) != 3:
+        mend = ""  # rows have as many columns as they have
+    return (
+        f"the model is for examples of shape {list(shape)}, {data.inlier.name} has {list(data.shape)}; "
+        f"choose another model, or model.shape={list(data.shape)}{mend}"
+    )
+
+
+def _smoke(config: dict[str, Any]) -> dict[str, Any]:
+    """The same experiment on a few random images: every part runs, nothing is learnt."""
+    trainer = {
+        **config["trainer"],
+        "max_steps": 2,
+        "max_epochs": 1,
+        "check_val_every_n_epoch": 1,
+        "limit_val_batches": 1,
+    }
+    data = {**config["data"], "smoke": True, "batch_size": 4}
+    notes = ["Random images (smoke=true): this shows that the experiment runs, and nothing else.", *config["notes"]]
+    changed = {"trainer": trainer, "probes": brief(config["probes"]), "data": data, "checkpoint": "last"}
+    return {**config, **changed, "notes": notes}
+
+
+def brief(config: Any) -> Any:
+    """The same probes with two draws and two steps at most: all that they say, of less worth."""
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: min(2, value) if key.startswith(("samples", "steps")) and isinstance(value, int) else brief(value)
+        for key, value in config.items()
+    }
+
+
+def _known(names: Iterable[str], where: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    for key in options:
+        if key not in (known := list(names)):
+            near = difflib.get_close_matches(key, known) or known
+            raise UserError(f"unknown option {where}.{key}; there is: {', '.join(near)}")
+    return options
