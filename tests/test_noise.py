@@ -82,7 +82,7 @@ def test_the_number_of_an_example_depends_on_nothing_else():
 
 
 def test_noise_for_another_number_of_examples_is_refused():
-    with pytest.raises(ValueError, match="100 examples was asked for 3"):
+    with pytest.raises(ValueError, match="100 examples cannot have the batch size 3"):
         ExampleNoise(0, INDEX).normal("q1", (1, 3, 2), CPU)
 
 

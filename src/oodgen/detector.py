@@ -31,7 +31,7 @@ from oodgen.errors import UserError
 from oodgen.evaluation import calibration, evaluate
 from oodgen.evaluation.calibration import Conversion
 from oodgen.noise import ExampleNoise
-from oodgen.probes.probe import Evidence, Probe, asking
+from oodgen.probes.probe import Evidence, Probe, probe_grad_mode
 from oodgen.runs import locations, record
 from oodgen.runs.labels import label, named
 from oodgen.training.checkpoints import find, load_weights
@@ -176,7 +176,7 @@ class Detector:
         for name, probe in self.probes.items():
             size = probe.batch(self.model)
             for rows, numbers in zip(x.split(size), index.split(size), strict=True):
-                with asking(probe, self.model), self.device.autocast():
+                with probe_grad_mode(probe, self.model), self.device.autocast():
                     # copies, since the caller may have made these in inference mode
                     noise = ExampleNoise(self.seed, numbers.clone())
                     given = probe(self.model, rows.to(self.device.torch).clone(), noise)

@@ -1,11 +1,11 @@
-r"""How well scores separate in from out: exact, in float64, from ranks alone.
+r"""Metrics of OOD detection: AUROC, average precision, FPR at a TPR, with bootstrap intervals; float64.
 
-A larger score means more out-of-distribution, and out is the positive class unless a metric says otherwise. Scores that
-tie share one threshold: they enter every metric as one block. Ranks make the metrics invariant under increasing maps of
-the scores, which torchmetrics' are not: it passes scores outside [0, 1] through a sigmoid that merges them.
+A larger score means more out-of-distribution, and out-of-distribution is the positive class unless stated otherwise.
+Tied scores share one threshold. The metrics depend on ranks only, so they are invariant under increasing maps of the
+scores (unlike torchmetrics, which applies a sigmoid to scores outside [0, 1]).
 
-Inside, every metric is a function of counts: how many inlier and out examples have each of the D distinct pooled
-scores. A bootstrap resample only changes the counts, so one sort serves all resamples.
+Every metric is computed from the numbers of inlier and out examples at each of the D distinct pooled scores. A
+bootstrap resample changes these counts only, so that the scores are sorted once.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from oodgen.errors import UserError
 
-__all__ = ["METRICS", "Interval", "auprc", "auroc", "bootstrap", "fpr_at_tpr", "share"]
+__all__ = ["METRICS", "Interval", "auprc", "auroc", "bootstrap", "fpr_at_tpr", "proportion"]
 
 Scores = ArrayLike | Tensor
 Curve = NDArray[np.float64]
@@ -41,7 +41,7 @@ def auroc(inlier: Scores, out: Scores) -> float:
         out: Scores of out-of-distribution examples, shape (M,).
 
     Raises:
-        UserError: a set is empty or holds a score that is not a number (infinity is one). So do all metrics here.
+        UserError: a set is empty or a score is NaN (infinities are allowed); this holds for all metrics here.
     """
     return _apply(_auroc, inlier, out)
 
@@ -58,12 +58,12 @@ def auprc(inlier: Scores, out: Scores, positive: Literal["out", "in"] = "out") -
 
 
 def fpr_at_tpr(inlier: Scores, out: Scores, tpr: float) -> float:
-    """Share of inliers at or above the largest threshold that catches at least `tpr` of the out examples.
+    """False-positive rate: share of inliers at or above the largest threshold with a true-positive rate >= `tpr`.
 
     Arguments:
         inlier: Scores of in-distribution examples, shape (N,).
         out: Scores of out-of-distribution examples, shape (M,).
-        tpr: The wanted true-positive rate, in (0, 1].
+        tpr: The true-positive rate, in (0, 1].
     """
     return _apply(partial(_fpr_at_tpr, tpr=tpr), inlier, out)
 
@@ -71,17 +71,19 @@ def fpr_at_tpr(inlier: Scores, out: Scores, tpr: float) -> float:
 def bootstrap(inlier: Scores, out: Scores, resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
     """Every metric of `METRICS` with its 95 % percentile interval, both sets resampled independently.
 
-    Efron and Tibshirani 1993, chapter 13. The interval covers the choice of test examples, not of training seeds.
+    The interval covers the variation of test examples, not of training seeds.
 
     Arguments:
         inlier: Scores of in-distribution examples, shape (N,).
         out: Scores of out-of-distribution examples, shape (M,).
         resamples: The number of bootstrap resamples.
         seed: Seed of the resampling.
+
+    Source: Efron and Tibshirani 1993, chapter 13.
     """
     ranked = _ranked(inlier, out)
     full, rng = ranked.roc(), np.random.default_rng(seed)
-    step = max(1, 2**16 // ranked.distinct)  # resamples at a time: their counts should stay in the cache
+    step = max(1, 2**16 // ranked.distinct)  # resamples per chunk, whose counts should fit the cache
     draws: dict[str, list[Curve]] = {name: [] for name in _BY_ROC}
     for first in range(0, resamples, step):
         roc = ranked.resampled(min(step, resamples - first), rng)
@@ -94,12 +96,12 @@ def bootstrap(inlier: Scores, out: Scores, resamples: int = 1000, seed: int = 0)
     return intervals
 
 
-def share(hits: int, count: int, resamples: int = 1000, seed: int = 0) -> Interval:
-    """A share of examples with its 95 % percentile interval; the hits of a resample are binomial.
+def proportion(hits: int, count: int, resamples: int = 1000, seed: int = 0) -> Interval:
+    """A proportion of examples, as an accuracy, with its 95 % bootstrap percentile interval (binomial resamples).
 
     Arguments:
-        hits: How many of them.
-        count: N.
+        hits: The number of examples that count.
+        count: N, the number of all.
         resamples, seed: See `bootstrap`.
     """
     drawn = np.random.default_rng(seed).binomial(count, hits / count, resamples) / count
@@ -108,7 +110,7 @@ def share(hits: int, count: int, resamples: int = 1000, seed: int = 0) -> Interv
 
 
 class _Roc(NamedTuple):
-    """Counts per distinct score, largest score first, and their running sums, each (..., D)."""
+    """Counts per distinct score, largest score first, and their cumulative sums, each (..., D)."""
 
     inlier: Curve
     out: Curve
@@ -117,7 +119,7 @@ class _Roc(NamedTuple):
 
 
 class _Ranked(NamedTuple):
-    """The place of each score among the D distinct pooled scores, largest first."""
+    """The index of each score among the D distinct pooled scores, largest first."""
 
     inlier: NDArray[np.intp]
     out: NDArray[np.intp]
@@ -150,7 +152,7 @@ def _numbers(scores: Scores, name: str) -> NDArray[np.float64]:
     array = torch.as_tensor(scores, dtype=torch.float64).detach().cpu().numpy().ravel()
     if not array.size:
         raise UserError(f"there are no {name} scores: check that the data set and its split are not empty")
-    # an infinite score has its rank, as that of an example whose likelihood is zero
+    # infinities have a rank: the likelihood of an example may be zero
     if bad := int(np.isnan(array).sum()):
         raise UserError(
             f"{bad} of {array.size} {name} scores are not a number: the model has probably diverged or a likelihood "
@@ -170,7 +172,7 @@ def _auprc_out(roc: _Roc) -> Curve:
 
 
 def _auprc_in(roc: _Roc) -> Curve:
-    # an inlier is found by a small score: what lies at or below each threshold
+    # inliers have small scores: count what lies at or below each threshold
     found = roc.alarms[..., -1:] - roc.alarms + roc.inlier
     wrong = roc.caught[..., -1:] - roc.caught + roc.out
     return (roc.inlier * found / np.maximum(found + wrong, 1)).sum(-1) / roc.alarms[..., -1]

@@ -1,10 +1,10 @@
-r"""Noise as an explicit argument: where every random number of a model comes from.
+r"""Noise as an explicit argument: the source of every random number of a model.
 
 Training draws from torch's global generator, which the method seeds with (seed, step). Evaluation draws from a
 counter-based generator instead: the number at (seed, site, example, sample, element) is a hash of these five integers.
-An example's noise then depends on nothing else: not on the batch size, the device, the number of samples drawn in one
-chunk, or the other levels computed in the same pass. Two bounds that ask for the same site get the same numbers, so
-`bounds` can be tested for equality against its slow definition.
+An example's noise is thus independent of the batch size, the device, the chunking of samples and the other levels
+computed in the same pass. A site is the name of a random variable, as "q1" or "p2"; the same site gives the same
+numbers in every bound, so that `bounds` can be tested for equality with a direct implementation of its definition.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["ExampleNoise", "Noise", "RandomNoise", "Still", "member_seed"]
+__all__ = ["ExampleNoise", "MedianNoise", "Noise", "RandomNoise", "member_seed"]
 
 
 class Noise(Protocol):
@@ -30,7 +30,7 @@ class Noise(Protocol):
 
 
 class RandomNoise:
-    """Noise of torch's global generator; sites are ignored."""
+    """Noise from torch's global generator; sites are ignored."""
 
     def uniform(self, site: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.rand(shape, device=device)
@@ -39,8 +39,8 @@ class RandomNoise:
         return torch.randn(shape, device=device)
 
 
-class Still:
-    """No noise: each draw is the middle of its distribution, so that what is drawn from a Gaussian is its mean."""
+class MedianNoise:
+    """Deterministic noise: each draw is the median of its distribution, a Gaussian sample thus its mean."""
 
     def uniform(self, site: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.full(shape, 0.5, device=device)
@@ -72,27 +72,27 @@ class ExampleNoise:
 
     Arguments:
         seed: The evaluation seed.
-        index: The examples' indices in their data set, shape (B,), int64.
-        first: Index of the first sample; a second chunk of samples continues with `first` = size of the first one.
+        index: The examples' indices in their data set, (B,), int64.
+        first_sample: Index of the first sample; S samples can be drawn in chunks that start at 0, S1, S1 + S2, ...
     """
 
-    def __init__(self, seed: int, index: Tensor, first: int = 0) -> None:
-        self.seed, self.index, self.first = seed, index, first
+    def __init__(self, seed: int, index: Tensor, first_sample: int = 0) -> None:
+        self.seed, self.index, self.first_sample = seed, index, first_sample
 
     def _bits(self, site: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
         samples, batch, *event = shape
         if batch != len(self.index):
-            raise ValueError(f"noise for {len(self.index)} examples was asked for {batch}")
+            raise ValueError(f"noise of {len(self.index)} examples cannot have the batch size {batch}")
         name = hashlib.blake2b(f"{self.seed}/{site}".encode(), digest_size=8)
         key = int.from_bytes(name.digest(), "big", signed=True)
         example = _mix(self.index.to(device) * _GOLDEN + key)
-        sample = torch.arange(self.first, self.first + samples, device=device).unsqueeze(1)
+        sample = torch.arange(self.first_sample, self.first_sample + samples, device=device).unsqueeze(1)
         pair = _mix(example + sample * _GOLDEN)
         element = torch.arange(1, math.prod(event) + 1, device=device) * _GOLDEN
         return _mix(pair.unsqueeze(-1) + element).view(shape)
 
     def uniform(self, site: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        # 23 bits: the largest value, 1 - 2^-24, is still below one in float32
+        # 23 bits: the largest value, 1 - 2^-24, is below one in float32
         return (_shift(self._bits(site, shape, device), 41).float() + 0.5) * 2.0**-23
 
     def normal(self, site: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -100,8 +100,8 @@ class ExampleNoise:
 
 
 def member_seed(seed: int, member: int) -> int:
-    """The seed of a member of an ensemble, 1 the first: of its weights, batches and noise, in training and evaluation.
+    """The seed of member 1, 2, ... of an ensemble, for its weights, batches and noise, in training and evaluation.
 
-    The members of an ensemble of seed s are the single models of the seeds 1000 s, 1000 s + 1, ...
+    The members of an ensemble with seed s are the single models with seeds 1000 s, 1000 s + 1, ...
     """
     return 1000 * seed + member - 1

@@ -6,7 +6,7 @@ import torch
 
 from oodgen.data.preprocess import TestSet as Examined
 from oodgen.evaluation.accuracy import accuracy
-from oodgen.metrics import share
+from oodgen.metrics import proportion
 
 WHO = ("e", "f", 3)
 
@@ -47,6 +47,6 @@ def test_where_nothing_can_be_right_nothing_is_said(evidence, y):
 def test_the_interval_of_a_share_is_that_of_resampled_examples():
     hits = np.arange(50) < 35
     drawn = hits[np.random.default_rng(1).integers(0, 50, (4000, 50))].mean(1)
-    said = share(35, 50, 4000)
+    said = proportion(35, 50, 4000)
     assert said.value == 0.7
     np.testing.assert_allclose(said[1:], np.quantile(drawn, [0.025, 0.975]), atol=0.021)

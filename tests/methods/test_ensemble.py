@@ -104,7 +104,7 @@ class Dropout(VAE):
 
     def forward(self, y, noise, samples=1):
         bound = super().forward(y, noise, samples)
-        return Bound(torch.nn.functional.dropout(bound.log_px, 0.5), bound.log_ratios, bound.closed)
+        return Bound(torch.nn.functional.dropout(bound.log_px, 0.5), bound.log_ratios, bound.closed_kls)
 
 
 def test_draws_past_the_noise_differ_between_stacked_members_and_repeat_with_the_step():
@@ -295,7 +295,7 @@ def test_the_others_go_on_as_if_nothing_had_happened(fit, how, what):
     assert warning.startswith(f"member 2 was dropped: {WORDS[what]}")
     mine, other = weights(folder), weights(whole)
     assert mine["model.alive"].tolist() == [True, False, True]
-    assert list(method.model.there()) == [1, 3]
+    assert list(method.model.active_members()) == [1, 3]
     for key in other:
         if key.startswith(("model.members.0.", "model.members.2.")):
             # two stacked convolutions add up in another order than three

@@ -12,7 +12,7 @@ from oodgen.data.resident import Batch
 from oodgen.errors import UserError
 from oodgen.methods.informative import Informative
 from oodgen.methods.likelihood import FreeBits, MaximumLikelihood
-from oodgen.models.density import OpenHierarchy
+from oodgen.models.density import HierarchyWithPosteriors
 from oodgen.models.glow import Glow
 from oodgen.models.hierarchy import BottomUpVAE
 from oodgen.models.likelihoods import Bernoulli
@@ -125,7 +125,7 @@ def test_never_above_log_p_by_quadrature(seed):
         assert -loss.item() < exact + error
         # and each of the levels it is the mean of
         assert terms["log_px_1"].item() - terms["kl_2"].item() < exact + error
-    assert isinstance(model, OpenHierarchy)
+    assert isinstance(model, HierarchyWithPosteriors)
 
 
 def test_every_parameter_gets_a_gradient_from_the_top_reconstruction_too():

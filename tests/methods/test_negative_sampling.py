@@ -53,7 +53,7 @@ def generated(model, draw):
 
 def slowly(model, source, x, negative, sigma=0.25):
     """log p(x|z), the KL of x and the KL of the negatives: sets apart, the draws in the order of the method's."""
-    scaled = model.likelihood.scaled
+    scaled = model.likelihood.from_unit_interval
     y = scaled(x / 255)
     if source == "dataset":
         other = scaled(negative / 255)

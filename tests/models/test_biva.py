@@ -148,7 +148,7 @@ def test_with_q_equal_to_p_all_levels_coincide():
     for bound in bounds[1:]:
         torch.testing.assert_close(bound.log_px, bounds[0].log_px, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(bound.elbo, bounds[0].elbo, rtol=1e-4, atol=1e-3)
-    assert bounds[0].ratios.abs().max() < 1e-4
+    assert bounds[0].layer_log_ratios.abs().max() < 1e-4
     assert (bounds[0].log_px - bounds[0].log_px[:1]).abs().max() > 1e-2  # though the pixels do depend on z
 
 
@@ -214,12 +214,12 @@ def test_no_bound_exceeds_log_p_and_the_weights_of_every_level_average_to_p():
     exact = torch.stack([(p_x.log_prob(image.expand(len(mass), 1, 1, 2))[0].exp() * mass).sum() for image in images])
     assert exact.sum().item() == pytest.approx(1, abs=1e-5) and exact.min() > 0.01
     n, noise = 40_000, ExampleNoise(0, torch.arange(4))
-    below = model.explain(images, [model.posteriors(images, noise, n)[0], None], noise, n)
-    factorised = model.explain(images, model.posteriors(images), noise, n)
+    below = model.bound_with_posteriors(images, [model.posteriors(images, noise, n)[0], None], noise, n)
+    factorised = model.bound_with_posteriors(images, model.posteriors(images), noise, n)
     for up, others in (("mean", [below, factorised]), ("sample", [])):
         bounds = model.bounds(images, noise, [0, 1, 2], [n] * 3, up)
         for k, bound in enumerate([*bounds, *others]):
-            weights = bound.weights.exp()
+            weights = bound.log_weights.exp()
             assert weights.std(0).max() < 2, "heavy tails"
             assert ((weights.mean(0) - exact).abs() < 4 * weights.std(0) / n**0.5 + 1e-4).all(), k
             assert (bound.elbo.mean(0) < exact.log() + 4 * bound.elbo.std(0) / n**0.5).all(), k

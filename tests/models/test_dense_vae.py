@@ -69,7 +69,9 @@ def test_a_linear_model_with_the_exact_posterior_has_the_exact_likelihood():
         x = rows()
         bound = model(model.observe(x, RandomNoise()), RandomNoise(), 3)
     exact = torch.distributions.MultivariateNormal(b, w @ w.T + sigma**2 * torch.eye(5, dtype=torch.double))
-    torch.testing.assert_close(bound.weights.double(), exact.log_prob(x.double()).expand(3, 4), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        bound.log_weights.double(), exact.log_prob(x.double()).expand(3, 4), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("activation", ["LeakyReLU", "ReLU", "Identity"])

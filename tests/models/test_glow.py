@@ -8,7 +8,7 @@ from torch.func import jacrev
 
 from oodgen.errors import UserError
 from oodgen.models import flow_layers
-from oodgen.models.flow_layers import ActNorm, Chain, Coupling, Mixing, Split
+from oodgen.models.flow_layers import ActNorm, Coupling, FlowSequential, Mixing, Split
 from oodgen.models.glow import Glow
 from oodgen.noise import ExampleNoise, RandomNoise
 
@@ -50,7 +50,7 @@ LAYERS = {
     "mixing": lambda: Mixing(4),
     "affine": lambda: Coupling(4, 5, affine=True),
     "additive": lambda: Coupling(4, 5, affine=False),
-    "chain": lambda: Chain([ActNorm(4), Mixing(4), Coupling(4, 5, affine=True)]),
+    "chain": lambda: FlowSequential([ActNorm(4), Mixing(4), Coupling(4, 5, affine=True)]),
 }
 
 
@@ -123,7 +123,7 @@ def test_the_whole_is_inverted_and_knows_its_jacobian(coupling, learned_top):
     base = torch.cat([code.flatten(1) for code in codes], 1)
     expected = torch.distributions.Normal(0, 1).log_prob(base).sum(1) + whole - 32 * math.log(256)
     torch.testing.assert_close(bound.elbo, expected.expand(2, 3))
-    assert bound.log_ratios == () and torch.equal(bound.weights, bound.log_px)
+    assert bound.log_ratios == () and torch.equal(bound.log_weights, bound.log_px)
 
 
 def test_three_levels_at_float32_are_inverted():
@@ -225,7 +225,7 @@ def statistics(model, y):
         value = output[0] if isinstance(output, tuple) else output
         found.append((value.mean((0, 2, 3)), value.std((0, 2, 3), correction=0)))
 
-    kinds = ActNorm | flow_layers.Convolution
+    kinds = ActNorm | flow_layers.ActNormConv2d
     layers = [layer for layer in model.modules() if isinstance(layer, kinds)]
     handles = [layer.register_forward_hook(keep) for layer in layers]
     model(y, RandomNoise())
@@ -320,7 +320,7 @@ def test_under_bf16_the_density_stays_float32_and_near():
     model.initialise(y, RandomNoise())
     with torch.no_grad():
         for layer in model.modules():
-            if isinstance(layer, flow_layers.ZeroConvolution):
+            if isinstance(layer, flow_layers.ZeroInitConv2d):
                 layer.weight.normal_(std=0.02)
         exact = model.double()(y.double(), RandomNoise()).log_px
         model.float()

@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from oodgen.models.density import Bound, Hierarchy
-from oodgen.models.gaussian import normal
+from oodgen.models.gaussian import to_gaussian
 from oodgen.models.hierarchy import BottomUpVAE
 from oodgen.models.likelihoods import Bernoulli
 from oodgen.noise import ExampleNoise, RandomNoise
@@ -161,7 +161,7 @@ def test_the_top_ratio_estimates_a_true_kl():
 def test_means_and_scales_lie_as_noise_does(kind):
     rows = torch.randn(6, 4, 5, 5, dtype=kind).to(memory_format=torch.channels_last)
     for params in (rows, rows.contiguous()):
-        q = normal(params.unflatten(0, (2, 3)), "deviation")
+        q = to_gaussian(params.unflatten(0, (2, 3)), "deviation")
         assert q.loc.is_contiguous() and q.scale.is_contiguous() and q.loc.dtype == torch.float32
         assert torch.equal(q.loc, params.float()[:, :2].unflatten(0, (2, 3)))
 

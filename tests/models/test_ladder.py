@@ -8,7 +8,7 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 
 from oodgen.models.density import Bound, Hierarchy
-from oodgen.models.gaussian import merge
+from oodgen.models.gaussian import gaussian_product
 from oodgen.models.hierarchy import BottomUpVAE
 from oodgen.models.ladder import LadderVAE
 from oodgen.models.likelihoods import Bernoulli
@@ -94,7 +94,7 @@ def test_bounds_equal_their_definition(depth, skips):
         together = model.bounds(y, ExampleNoise(0, index), ks, samples, "mean", down)
         for k, s, bound in zip(ks, samples, together, strict=True):
             assert bound.log_px.shape == (s, 3) and len(bound.log_ratios) == depth - k
-            assert bound.kls.shape == bound.ratios.shape == (depth - k, s, 3)
+            assert bound.kls.shape == bound.layer_log_ratios.shape == (depth - k, s, 3)
             # nothing is drawn on the way up, and a level alone draws what it draws among others
             (alone,) = model.bounds(y, ExampleNoise(0, index), [k], [s], "sample", down)
             close(bound, alone)
@@ -115,7 +115,7 @@ def test_divergences_are_the_means_of_the_log_ratios():
     for k, bound in enumerate(model.bounds(y, ExampleNoise(0, index), [0, 1, 2, 3], [n] * 4)):
         assert (bound.kls >= 0).all()
         if k < 3:
-            difference = bound.ratios - bound.kls  # of mean zero given the layers above
+            difference = bound.layer_log_ratios - bound.kls  # of mean zero given the layers above
             assert (difference.mean(1).abs() < 4 * difference.std(1) / n**0.5).all(), k
     assert torch.equal(bound.elbo, bound.log_px) and bound.kls.shape == (0, n, 3)
 
@@ -124,9 +124,9 @@ def test_a_merged_gaussian_is_the_product_of_both():
     torch.manual_seed(0)
     a, b = (Normal(torch.randn(4, 1), torch.rand(4, 1) + 0.1) for _ in range(2))
     z = torch.randn(4, 50)
-    rest = merge(a, b).log_prob(z) - a.log_prob(z) - b.log_prob(z)
+    rest = gaussian_product(a, b).log_prob(z) - a.log_prob(z) - b.log_prob(z)
     torch.testing.assert_close(rest, rest[:, :1].expand(4, 50), rtol=1e-4, atol=1e-4)
-    vague = merge(Normal(torch.full((4, 1), 3.0), torch.full((4, 1), 1e12)), b)
+    vague = gaussian_product(Normal(torch.full((4, 1), 3.0), torch.full((4, 1), 1e12)), b)
     torch.testing.assert_close((vague.mean, vague.stddev), (b.mean, b.stddev))
 
 
@@ -152,7 +152,7 @@ def test_with_q_equal_to_p_all_levels_coincide():
     for bound in bounds[1:]:
         torch.testing.assert_close(bound.log_px, bounds[0].log_px, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(bound.elbo, bounds[0].elbo, rtol=1e-4, atol=1e-3)
-    assert bounds[0].ratios.abs().max() < 1e-4 and bounds[0].kls.abs().max() < 1e-4
+    assert bounds[0].layer_log_ratios.abs().max() < 1e-4 and bounds[0].kls.abs().max() < 1e-4
 
 
 def test_the_generative_model_is_that_of_the_hvae():
@@ -178,7 +178,7 @@ def test_merging_is_the_exact_posterior_of_a_linear_gaussian_chain():
     lengths = (weight**2).sum(0)
 
     class Linear(LadderVAE):
-        def _upward(self, y):
+        def _evidence(self, y):
             # what x says of z_1 is a Gaussian around the least squares, and of z_2 the posterior
             found = ((y - b) @ weight / lengths).unsqueeze(0)
             scatter = s1**2 + s**2 / lengths
@@ -188,12 +188,12 @@ def test_merging_is_the_exact_posterior_of_a_linear_gaussian_chain():
                 2: Normal(variance * a / scatter * (found - c), variance.sqrt().expand_as(found)),
             }
 
-        def _above(self, i, paths, device):
+        def _priors(self, i, paths, device):
             if i == 2:
                 return [Normal(torch.zeros(1, 1, 2, **double), torch.ones(1, 1, 2, **double)) for _ in paths]
             return [Normal(a * z[2] + c, torch.full_like(z[2], s1)) for z in paths]
 
-        def _observed(self, paths):
+        def _likelihood(self, paths):
             mean = torch.cat([z[1] for z in paths]) @ weight.T + b
             return torch.distributions.Independent(Normal(mean, s), 1)
 
@@ -203,7 +203,7 @@ def test_merging_is_the_exact_posterior_of_a_linear_gaussian_chain():
     y, index = 3 * torch.randn(20, 4, generator=torch.Generator().manual_seed(1), **double), torch.arange(20)
     exact, n = marginal.log_prob(y), 20_000
     bounds = model.bounds(y, ExampleNoise(0, index), [0, 1, 2], [7, n, n])
-    torch.testing.assert_close(bounds[0].weights, exact.expand(7, 20), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(bounds[0].log_weights, exact.expand(7, 20), rtol=1e-10, atol=1e-10)
     # above k q is the posterior too, so that the gap is the divergence of p(z_{<=k} | z_{>k}) from it
     gaps = [(exact - bound.elbo.mean(0)).mean().item() for bound in bounds[1:]]
     assert 0.5 < gaps[0] < gaps[1]
@@ -230,9 +230,11 @@ def test_no_bound_exceeds_log_p_and_the_weights_of_every_level_average_to_p():
     n, noise = 40_000, ExampleNoise(0, torch.arange(4))
     # any posteriors will do, and wider ones, again, leave no heavy tails where z_2 comes from the prior
     wide = [[Normal(q.mean, 3 * q.stddev) for q in model.posteriors(images, *own)] for own in ((noise, n), ())]
-    below, factorised = (model.explain(images, found, noise, n) for found in ([wide[0][0], None], wide[1]))
+    below, factorised = (
+        model.bound_with_posteriors(images, found, noise, n) for found in ([wide[0][0], None], wide[1])
+    )
     for k, bound in enumerate([*model.bounds(images, noise, [0, 1, 2], [n] * 3), below, factorised]):
-        weights = bound.weights.exp()
+        weights = bound.log_weights.exp()
         assert ((weights.mean(0) - exact).abs() < 4 * weights.std(0) / n**0.5 + 1e-4).all(), k
         assert (bound.elbo.mean(0) < exact.log() + 4 * bound.elbo.std(0) / n**0.5).all(), k
         assert (exact.log() - bound.elbo.mean(0)).max() > 1e-3 and math.isfinite(bound.elbo.sum()), k

@@ -29,7 +29,7 @@ def test_from_pixels_to_nats(likelihood, colours, noise):
     x = torch.randint(256, (6, colours, 5, 7), dtype=torch.uint8)
     y = likelihood.observe(x, noise)
     assert y.shape == x.shape and y.dtype == torch.float32 and y.min() >= -1 and y.max() <= 1
-    params = torch.randn(2, 6, likelihood.channels(colours), 5, 7)
+    params = torch.randn(2, 6, likelihood.parameter_channels(colours), 5, 7)
     for dtype in (torch.float32, torch.bfloat16):
         leaf = params.to(dtype).requires_grad_()
         p = likelihood(leaf)
@@ -49,7 +49,7 @@ def test_masses_of_all_grey_levels_sum_to_one(likelihood):
     levels = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1)
     y = likelihood.observe(levels, RandomNoise())
     y = y[[0, 255]] if isinstance(likelihood, Bernoulli) else y
-    params = torch.randn(1, 1, likelihood.channels(1), 1, 1, generator=torch.Generator().manual_seed(0))
+    params = torch.randn(1, 1, likelihood.parameter_channels(1), 1, 1, generator=torch.Generator().manual_seed(0))
     mass = likelihood(params.expand(1, len(y), -1, 1, 1)).log_prob(y).exp()
     assert mass.sum().item() == pytest.approx(1, abs=1e-4)
 
@@ -92,8 +92,12 @@ def test_learned_sigma_starts_at_one_and_stays_above_its_floor():
 
 
 def test_parameter_counts_of_the_papers():
-    assert LogisticMixture(10).channels(3) == 100 and LogisticMixture(10).channels(1) == 30
-    assert Categorical().channels(3) == 768 and Gaussian().channels(3) == 3 and Gaussian(None).channels(3) == 6
+    assert LogisticMixture(10).parameter_channels(3) == 100 and LogisticMixture(10).parameter_channels(1) == 30
+    assert (
+        Categorical().parameter_channels(3) == 768
+        and Gaussian().parameter_channels(3) == 3
+        and Gaussian(None).parameter_channels(3) == 6
+    )
 
 
 @pytest.mark.parametrize(("make", "words"), [

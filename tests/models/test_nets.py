@@ -8,7 +8,15 @@ import torch.nn.functional as F
 
 from oodgen.models.hierarchy import BottomUpVAE
 from oodgen.models.likelihoods import Bernoulli
-from oodgen.models.nets import Convolution, Dense, Lift, Lower, Residual, Stage, data_dependent_init
+from oodgen.models.nets import (
+    FromFeatureMap,
+    ResidualBlock,
+    Stage,
+    ToFeatureMap,
+    WeightNormConv2d,
+    WeightNormLinear,
+    data_dependent_init,
+)
 from oodgen.noise import ExampleNoise
 
 LAYERS = [
@@ -38,7 +46,7 @@ def test_initialisation_gives_every_channel_of_every_layer_mean_0_and_variance_1
     def look(layer, inputs, output):
         seen[layer] = output
 
-    layers = [layer for layer in model.modules() if isinstance(layer, Convolution | Dense)]
+    layers = [layer for layer in model.modules() if isinstance(layer, WeightNormConv2d | WeightNormLinear)]
     for layer in layers:
         layer.register_forward_hook(look)
     with torch.no_grad():
@@ -52,7 +60,7 @@ def test_initialisation_gives_every_channel_of_every_layer_mean_0_and_variance_1
 
 
 def test_initialisation_leaves_no_hook_behind_and_its_own_pass_already_sees_the_result():
-    layer, x = Convolution(2, 3, 3), torch.randn(8, 2, 6, 6)
+    layer, x = WeightNormConv2d(2, 3, 3), torch.randn(8, 2, 6, 6)
     outputs = []
     data_dependent_init(layer, lambda: outputs.append(layer(x)))
     torch.testing.assert_close(outputs[0], layer(x))
@@ -64,7 +72,10 @@ def test_a_batch_without_variance_does_not_blow_the_weights_up(batch):
     model = tiny()
     noise = ExampleNoise(0, torch.arange(len(batch)))
     model.initialise(batch, noise)
-    assert max(layer.g.max().item() for layer in model.modules() if isinstance(layer, Convolution | Dense)) < 100
+    assert (
+        max(layer.g.max().item() for layer in model.modules() if isinstance(layer, WeightNormConv2d | WeightNormLinear))
+        < 100
+    )
     assert model(torch.rand_like(batch), noise).elbo.isfinite().all()
 
 
@@ -80,10 +91,10 @@ def filters(layer):
 @pytest.mark.parametrize("kind", ["same", "strided", "transposed", "dense"])
 def test_weight_normalisation(kind):
     layer = {
-        "same": Convolution(3, 4, 5),
-        "strided": Convolution(3, 4, 3, 2),
-        "transposed": Convolution(3, 4, 3, 2, up=True),
-        "dense": Dense(3, 4),
+        "same": WeightNormConv2d(3, 4, 5),
+        "strided": WeightNormConv2d(3, 4, 3, 2),
+        "transposed": WeightNormConv2d(3, 4, 3, 2, up=True),
+        "dense": WeightNormLinear(3, 4),
     }[kind]
     with torch.no_grad():
         layer.g.normal_()
@@ -104,10 +115,10 @@ def test_weight_normalisation(kind):
 def test_a_filter_of_one_weight_has_no_direction_to_train():
     # its gradient would be rounding noise, which Adam turns into steps of full length
     for layer, trained in (
-        (Convolution(1, 4, 1), False),
-        (Convolution(1, 4, 3), True),
-        (Dense(1, 2), False),
-        (Dense(2, 2), True),
+        (WeightNormConv2d(1, 4, 1), False),
+        (WeightNormConv2d(1, 4, 3), True),
+        (WeightNormLinear(1, 2), False),
+        (WeightNormLinear(2, 2), True),
     ):
         assert layer.v.requires_grad == trained and layer.g.requires_grad
     skip = tiny().posterior[1].stage.skip
@@ -119,9 +130,9 @@ def test_a_filter_of_one_weight_has_no_direction_to_train():
 @pytest.mark.parametrize("size", [28, 14, 7, 4, 3, 1])
 def test_the_transposed_convolution_mirrors_every_size(size, stride, kernel):
     x = torch.randn(1, 2, size, size + 1)
-    small = Convolution(2, 3, kernel, stride)(x)
+    small = WeightNormConv2d(2, 3, kernel, stride)(x)
     assert small.shape[2:] == (-(-size // stride), -(-(size + 1) // stride))
-    large = Convolution(3, 2, kernel, stride, up=True)(small, (size, size + 1))
+    large = WeightNormConv2d(3, 2, kernel, stride, up=True)(small, (size, size + 1))
     assert large.shape == x.shape
 
 
@@ -164,7 +175,7 @@ def test_where_a_stage_changes_size():
 @pytest.mark.parametrize(("stride", "up"), [(1, False), (1, True), (2, False), (2, True)])
 def test_residual_path(stride, up):
     # with its last convolution at zero a block is its residual path alone
-    block, x = Residual(3, 3, stride, up), torch.randn(2, 3, 5, 6)
+    block, x = ResidualBlock(3, 3, stride, up), torch.randn(2, 3, 5, 6)
     with torch.no_grad():
         block.second.g.zero_()
     size = (9, 12) if up and stride == 2 else (5, 6)
@@ -209,7 +220,7 @@ def test_shapes_that_are_not_square(shape):
 
 def test_lift_resizes_maps_by_averaging_and_repeating():
     def lifted(z, size):
-        lift = Lift(z.shape[1:], 1, size, kernel=1)
+        lift = ToFeatureMap(z.shape[1:], 1, size, kernel=1)
         with torch.no_grad():
             lift.layer.v.fill_(1)
         return lift(z)
@@ -218,7 +229,7 @@ def test_lift_resizes_maps_by_averaging_and_repeating():
     torch.testing.assert_close(lifted(z, (2, 2)), F.avg_pool2d(z, 2))
     torch.testing.assert_close(lifted(z, (4, 4)), z)
     torch.testing.assert_close(lifted(z, (8, 8)), z.repeat_interleave(2, 2).repeat_interleave(2, 3))
-    assert Lower(3, (4, 4), (5,), 2)(torch.randn(2, 3, 4, 4)).shape == (2, 10)
+    assert FromFeatureMap(3, (4, 4), (5,), 2)(torch.randn(2, 3, 4, 4)).shape == (2, 10)
 
 
 def test_channels_last_changes_nothing_but_the_layout():

@@ -155,10 +155,10 @@ def test_bounds_under_a_learned_prior_are_the_slow_definition(kind):
     z = q.mean + q.stddev * noise.normal("q1", (5, 4, 3), CPU)
     log_px, ratio = model.decoder(z).log_prob(Y), q.log_prob(z).sum(2) - model.prior().log_prob(z)
     torch.testing.assert_close(posterior.log_px, log_px)
-    assert posterior.closed is None and posterior.kls.shape == (1, 5, 4)
+    assert posterior.closed_kls is None and posterior.kls.shape == (1, 5, 4)
     torch.testing.assert_close(posterior.kls[0], ratio)
     torch.testing.assert_close(posterior.elbo, log_px - ratio)
-    torch.testing.assert_close(posterior.weights, posterior.elbo)
+    torch.testing.assert_close(posterior.log_weights, posterior.elbo)
     drawn = model.decoder(model.prior.draw(noise, (2, 4, 3), CPU)).log_prob(Y)
     torch.testing.assert_close(prior.elbo, drawn)
     middle = model.bounds(Y, noise, (1,), (2,), down="mode")[0].elbo
@@ -172,10 +172,10 @@ def test_explained_by_its_own_posterior_or_by_none_an_example_has_the_two_bounds
     model, noise = vae(made(kind, 3)), ExampleNoise(0, INDEX)
     own, none = model.bounds(Y, noise, (0, 1), (5, 5))
     posteriors = model.posteriors(Y, noise, 5)
-    torch.testing.assert_close(model.explain(Y, posteriors, noise, 5).elbo, own.elbo)
-    torch.testing.assert_close(model.explain(Y, [None], noise, 5).elbo, none.elbo)
+    torch.testing.assert_close(model.bound_with_posteriors(Y, posteriors, noise, 5).elbo, own.elbo)
+    torch.testing.assert_close(model.bound_with_posteriors(Y, [None], noise, 5).elbo, none.elbo)
     wide = [Normal(posteriors[0].mean, 2 * posteriors[0].stddev)]
-    assert (model.explain(Y, wide, noise, 5).elbo - own.elbo).abs().min() > 1e-3
+    assert (model.bound_with_posteriors(Y, wide, noise, 5).elbo - own.elbo).abs().min() > 1e-3
 
 
 @torch.no_grad()
@@ -183,7 +183,7 @@ def test_a_mixture_of_one_gives_the_bounds_of_that_gaussian():
     one = Mixture(3, 1)
     one.mean.fill_(0.4), one.log_scale.fill_(math.log(0.7))
     found, exact = (vae(prior)(Y, ExampleNoise(0, INDEX), 4000) for prior in (one, Isotropic(0.4, 0.7)))
-    torch.testing.assert_close(found.weights, exact.weights, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(found.log_weights, exact.log_weights, rtol=1e-5, atol=1e-3)
     error = found.kls[0].std(0) / 4000**0.5
     assert ((found.kls[0].mean(0) - exact.kls[0, 0]).abs() < 4.5 * error).all()
 
@@ -194,14 +194,14 @@ def test_precision_does_not_reach_the_density_of_a_flow():
     with torch.autocast("cpu", torch.bfloat16):
         bound = model(Y, ExampleNoise(0, INDEX), 3)
         z = model.prior.draw(ExampleNoise(0, INDEX), (3, 4, 3), CPU)
-    assert bound.ratios.dtype == torch.float32
+    assert bound.layer_log_ratios.dtype == torch.float32
     torch.testing.assert_close(z, model.prior.draw(ExampleNoise(0, INDEX), (3, 4, 3), CPU))
 
 
 @pytest.mark.parametrize("kind", ["flow", "mixture"])
 def test_a_prior_learns_from_codes_and_codes_from_it(kind):
     model = vae(made(kind, 3))
-    model(Y, RandomNoise(), 4).ratios.mean().backward()
+    model(Y, RandomNoise(), 4).layer_log_ratios.mean().backward()
     for name, value in [*model.prior.named_parameters(), *model.encoder.named_parameters()]:
         assert value.grad.isfinite().all() and value.grad.abs().max() > 0, name
     model.zero_grad()

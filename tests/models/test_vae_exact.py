@@ -77,7 +77,7 @@ def test_the_kl_is_the_mean_of_the_sampled_ratio(shifted):
     ratio, closed = [], None
     for _ in range(10):
         bound = model(torch.rand(4, 1, 8, 8), RandomNoise(), n // 10)
-        ratio.append(bound.ratios[0].double())
+        ratio.append(bound.layer_log_ratios[0].double())
         closed = bound.kls[0, 0].double()
     ratio = torch.cat(ratio)
     assert ((ratio.mean(0) - closed).abs() < 4.5 * ratio.std(0) / n**0.5).all()
@@ -92,11 +92,11 @@ def test_the_bound_takes_the_closed_form_and_the_weights_the_sampled_ratio():
     q = model.encoder(y)
     z = q.mean + q.stddev * noise.normal("q1", (5, 4, 3), y.device)
     ratio = (Normal(q.mean, q.stddev).log_prob(z) - Normal(0.3, 0.8).log_prob(z)).sum(2)
-    torch.testing.assert_close(bound.ratios, ratio.unsqueeze(0), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(bound.layer_log_ratios, ratio.unsqueeze(0), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(bound.elbo, bound.log_px - bound.kls[0])
-    torch.testing.assert_close(bound.weights, bound.log_px - ratio, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(bound.log_weights, bound.log_px - ratio, rtol=1e-5, atol=1e-4)
     # the closed form is no sample's, the ratio every sample's own
-    assert bound.kls.std(1).max() < 1e-6 and bound.ratios.std(1).min() > 0.01
+    assert bound.kls.std(1).max() < 1e-6 and bound.layer_log_ratios.std(1).min() > 0.01
 
 
 # --- exact likelihoods ---
@@ -136,7 +136,7 @@ def test_with_the_exact_posterior_every_weight_is_log_p():
     exact, n = marginal.log_prob(y), 4000
     bound = model(y, ExampleNoise(0, torch.arange(20)), n)
     # sigma and m are float32
-    torch.testing.assert_close(bound.weights, exact.expand(n, 20), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(bound.log_weights, exact.expand(n, 20), rtol=1e-6, atol=1e-6)
     # the closed form leaves the noise of log p(x|z) in each sample, but not in their mean
     error = bound.elbo.std(0) / n**0.5
     assert error.min() > 1e-4 and ((bound.elbo.mean(0) - exact).abs() < 4.5 * error).all()
@@ -147,7 +147,7 @@ def test_the_importance_bound_rises_with_s_to_log_p():
     torch.manual_seed(0)
     y = marginal.sample((20,))
     exact, total = marginal.log_prob(y), 2**14
-    weights = model(y, ExampleNoise(0, torch.arange(20)), total).weights
+    weights = model(y, ExampleNoise(0, torch.arange(20)), total).log_weights
     gaps = []
     for s in (1, 4, 16, 64, 256):
         bounds = weights.view(total // s, s, 20).logsumexp(1) - math.log(s)
@@ -185,7 +185,7 @@ def test_the_bounds_of_a_real_network_are_those_of_quadrature():
         error = bound.elbo.std(0) / n**0.5
         assert ((bound.elbo.mean(0) - exact[name]).abs() < 4.5 * error).all(), name
         assert error.max() < 0.05
-    ratio = (posterior.weights - exact["iw"]).exp()
+    ratio = (posterior.log_weights - exact["iw"]).exp()
     assert ((ratio.mean(0) - 1).abs() < 4.5 * ratio.std(0) / n**0.5).all()
     assert ratio.std(0).max() < 5
     torch.testing.assert_close(posterior.kls[:, 0], kl.float(), rtol=1e-5, atol=1e-5)

@@ -14,7 +14,7 @@ from oodgen.noise import ExampleNoise
 from oodgen.probes.baselines import ODIN, Mahalanobis
 from oodgen.probes.classifier import Logits
 from oodgen.probes.members import Members
-from oodgen.probes.probe import asking
+from oodgen.probes.probe import probe_grad_mode
 from oodgen.training.device import Device
 
 CENTRES = torch.tensor([[4.0, 0.0], [-4.0, 0.0], [0.0, 4.0]])
@@ -56,7 +56,7 @@ def test_odin_is_its_two_steps_written_out(temperature, eps):
         moved = (y - eps * gradient.sign()).detach()
         expected.append(-(model.logits(moved) / temperature).softmax(1).max())
     probe = ODIN(temperature, eps)
-    with asking(probe, model):
+    with probe_grad_mode(probe, model):
         found = probe(model, x, noise(x))["score"]
     torch.testing.assert_close(found, torch.stack(expected).detach(), rtol=1e-6, atol=1e-7)
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -13,11 +13,11 @@ from oodgen.models.ensemble import Ensemble
 from oodgen.models.glow import Glow
 from oodgen.models.likelihoods import Bernoulli
 from oodgen.models.vae import VAE
-from oodgen.noise import ExampleNoise, Still, member_seed
+from oodgen.noise import ExampleNoise, MedianNoise, member_seed
 from oodgen.probes.bounds import Bounds
 from oodgen.probes.density import LogDensity
 from oodgen.probes.members import Members
-from oodgen.probes.probe import asking
+from oodgen.probes.probe import probe_grad_mode
 from oodgen.probes.regret import Regret
 from oodgen.training.device import Device
 
@@ -62,13 +62,13 @@ def test_members_look_at_one_observation_of_an_example(x, probe, name):
     torch.manual_seed(0)
     if isinstance(probe, LogDensity):
         member = Glow((1, 8, 8), 1, 1, 4)
-        member.initialise(member.observe(x, Still()), Still())
+        member.initialise(member.observe(x, MedianNoise()), MedianNoise())
     else:
         member = VAE((1, 8, 8), 3, [4], [2], 4, Bernoulli("dynamic"))
         with torch.no_grad():  # a code that is all but certain, so that nothing else is drawn
             member.encoder.head.weight.zero_()
             member.encoder.head.bias.copy_(torch.tensor([0.0] * 3 + [-30.0] * 3))
-    with asking(Members(probe), member):
+    with probe_grad_mode(Members(probe), member):
         found = Members(probe)(Ensemble([member] * 3).eval(), x, ExampleNoise(4, INDEX))[name]
         one, other = (probe(member, x, ExampleNoise(seed, INDEX))[name] for seed in (4000, 4001))
     torch.testing.assert_close(found, one.expand_as(found), rtol=1e-5, atol=1e-4)
@@ -120,7 +120,7 @@ def test_a_dropped_member_is_not_asked(model, x):
     fewer.alive[0] = False
     found = Members(Bounds())(fewer, x, ExampleNoise(0, INDEX))
     assert all(torch.equal(found[name], value[1:]) for name, value in whole.items())
-    assert list(fewer.there()) == [2, 3]
+    assert list(fewer.active_members()) == [2, 3]
 
 
 class Critic(nn.Module):

@@ -6,14 +6,14 @@ from torch.distributions import Normal
 
 from oodgen.errors import UserError
 from oodgen.models.biva import BIVA
-from oodgen.models.density import OpenHierarchy
+from oodgen.models.density import HierarchyWithPosteriors
 from oodgen.models.hierarchy import BottomUpVAE
 from oodgen.models.ladder import LadderVAE
 from oodgen.models.likelihoods import Bernoulli
 from oodgen.models.vae import VAE
 from oodgen.noise import ExampleNoise, RandomNoise
 from oodgen.probes.below import Below
-from oodgen.probes.probe import asking
+from oodgen.probes.probe import probe_grad_mode
 from oodgen.probes.regret import Regret
 from oodgen.scores import likelihood, ratio
 
@@ -39,7 +39,7 @@ def x():
 
 
 def ask(probe, model, x, index=INDEX):
-    with asking(probe, model):
+    with probe_grad_mode(probe, model):
         return probe(model, x, ExampleNoise(0, index))
 
 
@@ -78,7 +78,7 @@ class Linear(torch.nn.Module):
     def posteriors(self, y, noise=None, samples=1):
         return [Normal(torch.full((1, *y.shape), 3.0), torch.full((1, *y.shape), 0.3))]
 
-    def explain(self, y, posteriors, noise, samples=1):
+    def bound_with_posteriors(self, y, posteriors, noise, samples=1):
         (q,) = posteriors
         z = q.mean + q.stddev * noise.normal("q1", (samples, *y.shape), y.device)
         log_px = Normal(z * self.w, 1.0).log_prob(y).sum(2)
@@ -139,12 +139,12 @@ def test_below_by_brute_force(x):
 @torch.inference_mode()
 def test_posteriors_explain_the_elbo_and_no_posterior_the_prior(hierarchy, x):
     model, noise = network(hierarchy), ExampleNoise(0, INDEX)
-    assert isinstance(model, OpenHierarchy)
+    assert isinstance(model, HierarchyWithPosteriors)
     y = model.observe(x, noise)
     elbo, prior = model.bounds(y, noise, [0, 3], [4, 4])
     for bound, posteriors in ((elbo, model.posteriors(y, noise, 4)), (prior, [None] * 3)):
-        explained = model.explain(y, posteriors, noise, 4)
-        for measure in ("log_px", "ratios", "elbo", "weights"):
+        explained = model.bound_with_posteriors(y, posteriors, noise, 4)
+        for measure in ("log_px", "layer_log_ratios", "elbo", "log_weights"):
             mine, theirs = getattr(explained, measure), getattr(bound, measure)
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
     # without noise a posterior is that of the means of the layers before, the same for all samples
@@ -154,7 +154,7 @@ def test_posteriors_explain_the_elbo_and_no_posterior_the_prior(hierarchy, x):
     for q, one in zip(means, alone, strict=True):
         torch.testing.assert_close((q.mean[:, 1:2], q.stddev[:, 1:2]), (one.mean, one.stddev), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="2 posteriors do not fit"):
-        model.explain(y, [None] * 2, noise)
+        model.bound_with_posteriors(y, [None] * 2, noise)
 
 
 def test_scores_of_the_levels_below():

@@ -8,7 +8,7 @@ import torch
 
 from oodgen.errors import UserError
 from oodgen.evaluation import evaluate
-from oodgen.scores.ensemble import BestMember, each, mean, member, variance, waic
+from oodgen.scores.ensemble import BestMember, mean, member, member_scores, variance, waic
 from oodgen.scores.likelihood import bound, importance, kl, statistic
 from oodgen.scores.ratio import input_complexity, llr
 
@@ -57,7 +57,7 @@ def test_any_score_of_a_single_model_is_asked_of_each_member():
             -EVIDENCE["members/l"][:, 0] / math.log(2) - EVIDENCE["image/png_bits"],
         ),
     ):
-        torch.testing.assert_close(each(EVIDENCE, score), expected.double())
+        torch.testing.assert_close(member_scores(EVIDENCE, score), expected.double())
         for i in range(1, M + 1):
             torch.testing.assert_close(member(EVIDENCE, score, i), expected[i - 1].double())
 

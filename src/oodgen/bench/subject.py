@@ -14,7 +14,7 @@ from oodgen.bench.timing import Effort
 from oodgen.errors import UserError
 from oodgen.methods.likelihood import MaximumLikelihood
 from oodgen.models.density import Density
-from oodgen.models.layered import Layered
+from oodgen.models.layered import HierarchicalVAE
 from oodgen.noise import RandomNoise
 from oodgen.runs.locations import config_dir
 from oodgen.training.device import Device
@@ -46,7 +46,7 @@ class Subject(NamedTuple):
     """A method with its model, on the device and initialised on x, a batch of uint8 images."""
 
     method: MaximumLikelihood
-    model: Layered
+    model: HierarchicalVAE
     x: Tensor
 
 
@@ -62,7 +62,7 @@ def subject(name: str, count: int, device: torch.device) -> Subject:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("run", [f"model={name}"])
     # before it is built: the default method refuses what is no density, in words of its own
-    if not issubclass(get_class(config.model._target_), Layered):
+    if not issubclass(get_class(config.model._target_), HierarchicalVAE):
         raise UserError(f"--models {name!r} is no hierarchy of latent variables, whose bounds could be scored")
     torch.manual_seed(0)
     method = instantiate(config.method, _convert_="all")

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from oodgen.data.preprocess import TestSet
-from oodgen.metrics import share
+from oodgen.metrics import proportion
 from oodgen.runs.results import Row
 from oodgen.scores.classifier import most_probable
 
@@ -28,5 +28,5 @@ def accuracy(who: tuple[str, str, int], evidence: Mapping[str, Tensor], test: Te
     if probe is None or test.y is None or evidence[f"{probe}/logits"].shape[-2] < 2:
         return []
     right = most_probable(evidence, probe).numpy() == test.y
-    said, n = share(int(np.count_nonzero(right)), len(right)), len(right)
+    said, n = proportion(int(np.count_nonzero(right)), len(right)), len(right)
     return [Row(*who, test.name, test.name, "class", "accuracy", *said, "full", n, n)]

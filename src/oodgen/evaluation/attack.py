@@ -39,7 +39,7 @@ def check(model: nn.Module, attacks: Mapping[str, Attack]) -> None:
 
 def attacked(model: nn.Module) -> nn.Module:
     """The model itself; of an ensemble its first member, and all are asked afterwards."""
-    return next(iter(model.there().values())) if isinstance(model, Ensemble) else model
+    return next(iter(model.active_members().values())) if isinstance(model, Ensemble) else model
 
 
 def craft(evaluated: EvaluatedModel, attacks: Mapping[str, Attack], inlier: TestSet) -> dict[str, TestSet]:

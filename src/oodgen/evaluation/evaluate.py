@@ -24,7 +24,7 @@ from oodgen.data.resident import Examples, SequentialLoader
 from oodgen.errors import Diverged, UserError
 from oodgen.models.density import Hierarchy
 from oodgen.noise import ExampleNoise
-from oodgen.probes.probe import Evidence, Probe, asking
+from oodgen.probes.probe import Evidence, Probe, probe_grad_mode
 from oodgen.runs.files import whole, write_text
 from oodgen.runs.labels import named
 from oodgen.runs.record import digest
@@ -114,7 +114,7 @@ def ask(evaluated: EvaluatedModel, probe: Probe, test: TestSet) -> dict[str, Ten
     """What one probe says of a set, asked in batches; nothing is kept."""
     parts: dict[str, list[Tensor]] = {}
     examples = Examples(test.x, evaluated.device.torch, 0)
-    with asking(probe, evaluated.model), evaluated.device.autocast():
+    with probe_grad_mode(probe, evaluated.model), evaluated.device.autocast():
         for batch in SequentialLoader(examples, probe.batch(evaluated.model)):
             for name, value in probe(evaluated.model, batch.x, ExampleNoise(evaluated.seed, batch.index)).items():
                 parts.setdefault(name, []).append(value.detach())
@@ -127,7 +127,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        log.warning("%s is damaged (%s); asking again", path, error)
+        log.warning("%s is damaged (%s); it is computed again", path, error)
         return None
 
 
@@ -143,7 +143,7 @@ def fit_probes(
         test = trained()
         labels = None if test.y is None else torch.as_tensor(test.y)
         loader = SequentialLoader(Examples(test.x, evaluated.device.torch, 0), probe.batch(evaluated.model), labels)
-        with asking(probe, evaluated.model), evaluated.device.autocast():
+        with probe_grad_mode(probe, evaluated.model), evaluated.device.autocast():
             batches = ((batch.x, batch.y, ExampleNoise(evaluated.seed, batch.index)) for batch in loader)
             found[name] = probe.fit(evaluated.model, batches)
     return found

@@ -10,7 +10,7 @@ from torch.distributions import Normal
 from oodgen.data.preprocess import TestSet
 from oodgen.data.resident import Examples, SequentialLoader
 from oodgen.evaluation.evaluate import EvaluatedModel
-from oodgen.models.density import OpenHierarchy
+from oodgen.models.density import HierarchyWithPosteriors
 from oodgen.models.information import active_units, mutual_information
 from oodgen.noise import ExampleNoise
 from oodgen.runs.results import Row
@@ -37,7 +37,7 @@ def usage(
         count: n, at most.
     """
     model = evaluated.model
-    if not isinstance(model, OpenHierarchy):
+    if not isinstance(model, HierarchyWithPosteriors):
         return []
     inlier, found = next(iter(sets)), []
     for name, test in sets.items():

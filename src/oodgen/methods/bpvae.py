@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from oodgen.data.resident import Batch
 from oodgen.errors import UserError
 from oodgen.methods.method import Method, Terms
-from oodgen.models.one_layer import OneLayer
-from oodgen.models.priors import closed_kl
+from oodgen.models.one_layer import OneLayerVAE
+from oodgen.models.priors import require_closed_form_kl
 from oodgen.models.vae import Isotropic
 from oodgen.noise import Noise
 
@@ -41,18 +41,18 @@ class BPVAE(Method):
     Source: Ran et al. 2021, eqs. 4 and 5, with $p_s$ in the second KL as their text says (papers/bpvae, section 7.1).
     """
 
-    model: OneLayer
-    needs = OneLayer
+    model: OneLayerVAE
+    needs = OneLayerVAE
 
     def __init__(
         self,
-        model: OneLayer,
+        model: OneLayerVAE,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         sigma_s: float = 0.1,
         seed: int = 0,
     ) -> None:
         super().__init__(model, optimizer, seed)
-        closed_kl(model.prior, "BPVAE")
+        require_closed_form_kl(model.prior, "BPVAE")
         if not 0 < sigma_s < math.inf:
             raise UserError(f"method.sigma_s={sigma_s} must be positive")
         self.simple = Isotropic(sigma=sigma_s)

@@ -113,7 +113,7 @@ class GenerativeEnsemble(Method):
         return self.methods[0].course(optimizer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        there = self.there()
+        there = self.active_members()
         losses, terms, gradients = self._step([own for i, own in enumerate(batch.members(), 1) if i in there])
         self._gradients = dict(zip(there, gradients, strict=True))
         if self.watched(batch.step) and not torch.stack([losses, *terms.values()]).isfinite().all():
@@ -148,7 +148,7 @@ class GenerativeEnsemble(Method):
     ) -> None:
         if not gradient_clip_val:
             return
-        for i in self.there():
+        for i in self.active_members():
             parameters = self.model.members[i - 1].parameters()
             if gradient_clip_algorithm == "value":
                 torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
@@ -156,19 +156,19 @@ class GenerativeEnsemble(Method):
                 torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def check_gradients(self, step: int) -> None:
-        for i in self.there():
+        for i in self.active_members():
             self._guard(i, partial(self.methods[i - 1].check_gradients, step))
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The mean over the members of each number, and `whole` of each member."""
-        found = {i: self.methods[i - 1].validate(batch) for i in self.there()}
+        found = {i: self.methods[i - 1].validate(batch) for i in self.active_members()}
         names = next(iter(found.values()))
         mean = {name: torch.stack([numbers[name] for numbers in found.values()]).mean() for name in names}
         whole = f"val/{self.whole}"
         return mean | {f"{whole}_{i}": numbers[whole] for i, numbers in found.items() if whole in numbers}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for i in self.there():
+        for i in self.active_members():
             prefix = f"model.members.{i - 1}."
             own = {n.removeprefix(prefix): v for n, v in checkpoint["state_dict"].items() if n.startswith(prefix)}
             self._guard(i, partial(self.methods[i - 1].on_save_checkpoint, {"state_dict": own}))
@@ -183,9 +183,9 @@ class GenerativeEnsemble(Method):
 
     def about(self) -> dict[str, Any]:
         lost = [f"member {i} was dropped: {why}" for i, why in self.dropped.items()]
-        return {"how": self.used, "members": len(self.there()), "warnings": lost}
+        return {"how": self.used, "members": len(self.active_members()), "warnings": lost}
 
-    def there(self) -> list[int]:
+    def active_members(self) -> list[int]:
         """The members that are still in training, 1 the first."""
         return [i for i in range(1, len(self.methods) + 1) if i not in self.dropped]
 
@@ -193,7 +193,7 @@ class GenerativeEnsemble(Method):
         """A step of the members still there, in the way chosen at the first one."""
         if self._way is not None:
             return self._way(batches)
-        methods = [self.methods[i - 1] for i in self.there()]
+        methods = [self.methods[i - 1] for i in self.active_members()]
         found, way = None, self.how
         if way == "auto":
             way = "stacked" if self.device.type == "cuda" else "sequential"
@@ -219,7 +219,7 @@ class GenerativeEnsemble(Method):
         try:
             check()
         except Diverged as error:
-            if not self.drop or len(self.there()) <= 2:
+            if not self.drop or len(self.active_members()) <= 2:
                 mend = "" if self.drop else "; method.drop=true goes on without it"
                 raise Diverged(f"member {member}: {error}{mend}") from error
             log.warning("dropped member %d: %s", member, error)

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from oodgen.errors import UserError
 from oodgen.methods.likelihood import FreeBits, MaximumLikelihood
 from oodgen.methods.method import Terms
-from oodgen.models.density import Bound, Hierarchy, Latent
+from oodgen.models.density import Bound, Hierarchy, LatentVariableModel
 from oodgen.noise import Noise
 
 __all__ = ["Informative"]
@@ -51,14 +51,14 @@ class Informative(MaximumLikelihood):
     Source: Li et al. 2022, eq. 10 (papers/adaptive_llr, sections 2, 4.6 and 4.7).
     """
 
-    model: Latent
+    model: LatentVariableModel
     needs = Hierarchy
     such = "hvae_tiny"
     forward_pass = False
 
     def __init__(
         self,
-        model: Latent,
+        model: LatentVariableModel,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         seed: int = 0,
         samples: int = 1,

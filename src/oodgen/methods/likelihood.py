@@ -129,7 +129,7 @@ class MaximumLikelihood(Method):
         terms = {f"kl_{i}": ratio for i, ratio in enumerate(kl, 1)}
         beta = self._beta(batch)
         if self.objective == "iwae":
-            weights = bound.log_px - beta * bound.ratios.sum(0)
+            weights = bound.log_px - beta * bound.layer_log_ratios.sum(0)
             loss = math.log(self.samples) - weights.logsumexp(0).mean()
         else:
             penalty = kl if self.free_bits is None else self.free_bits(bound, self.epoch(batch))

@@ -13,7 +13,7 @@ from torch.optim import LBFGS, Optimizer
 
 from oodgen.data.resident import Batch
 from oodgen.errors import Diverged, UserError
-from oodgen.models.density import Density, OpenHierarchy
+from oodgen.models.density import Density, HierarchyWithPosteriors
 from oodgen.models.information import active_units, mutual_information
 from oodgen.noise import ExampleNoise, Noise, RandomNoise
 
@@ -166,7 +166,7 @@ class Method(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.log_dict(self.validate(batch), batch_size=len(batch.x))
-        if isinstance(self.model, OpenHierarchy) and sum(len(q[0].mean) for q in self._codes) < PROBED:
+        if isinstance(self.model, HierarchyWithPosteriors) and sum(len(q[0].mean) for q in self._codes) < PROBED:
             found = self.model.posteriors(self.model.observe(batch.x, ExampleNoise(self.seed, batch.index)))
             self._codes.append([Normal(q.mean[0], q.stddev[0], validate_args=False) for q in found])
 

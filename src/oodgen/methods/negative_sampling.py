@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from oodgen.data.resident import Batch
 from oodgen.errors import UserError
 from oodgen.methods.method import Method, Terms
-from oodgen.models.one_layer import OneLayer
-from oodgen.models.priors import closed_kl
+from oodgen.models.one_layer import OneLayerVAE
+from oodgen.models.priors import require_closed_form_kl
 from oodgen.models.vae import Isotropic
 from oodgen.noise import Noise
 
@@ -57,12 +57,12 @@ class NegativeSampling(Method):
     nothing but which of two gradients is one step old.
     """
 
-    model: OneLayer
-    needs = OneLayer
+    model: OneLayerVAE
+    needs = OneLayerVAE
 
     def __init__(
         self,
-        model: OneLayer,
+        model: OneLayerVAE,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         negatives: Literal["dataset", "uniform", "noisy", "generated"] | None = None,
         shift: float = 8.0,
@@ -72,7 +72,7 @@ class NegativeSampling(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(model, optimizer, seed)
-        closed_kl(model.prior, "NegativeSampling")
+        require_closed_form_kl(model.prior, "NegativeSampling")
         if negatives is not None and negatives not in SOURCES:
             raise UserError(f"method.negatives={negatives!r} is not one of: {', '.join(SOURCES)}")
         if not math.isfinite(shift):
@@ -152,7 +152,7 @@ class NegativeSampling(Method):
         if self.negatives == "dataset":
             assert batch.negative is not None
             return self.model.observe(batch.negative, noise)
-        scaled = self.model.likelihood.scaled
+        scaled = self.model.likelihood.from_unit_interval
         if self.negatives == "uniform":
             return scaled(noise.uniform("negative", tuple(y.shape), y.device))
         if self.negatives == "noisy":

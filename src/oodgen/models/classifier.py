@@ -1,7 +1,7 @@
-r"""Classifiers, which know labels and state no density: the label-based baselines of papers/generative_ensembles.
+r"""Classifiers, the label-based baselines of papers/generative_ensembles.
 
-A classifier maps an example to features f(x) and those, by one linear layer, to the logits of $p(y | x)$: of all
-classes, whose softmax it is, or a single logit, whose sigmoid is the probability of "out".
+A classifier maps an example to features f(x) and these, by one linear layer, to the logits of $p(y | x)$: a softmax
+over K classes, or a single logit, whose sigmoid is the probability of out-of-distribution.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ __all__ = ["Bottleneck", "Classifier", "ConvolutionalClassifier", "DenseClassifi
 
 @runtime_checkable
 class Classifier(Protocol):
-    """A model that says which class an example is of.
+    """A model with logits of K classes.
 
     Attributes:
         shape: Shape of an example.
@@ -31,11 +31,11 @@ class Classifier(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
     def observe(self, x: Tensor, noise: Noise) -> Tensor:
-        """Stored uint8 images (B, C, H, W) or float32 rows (B, D) to the floats y that the model sees."""
+        """Stored uint8 images (B, C, H, W) or float32 rows (B, D) to floats y, the networks' input."""
         ...
 
     def features(self, y: Tensor) -> Tensor:
-        """f, what the last layer sees, shape (B, F)."""
+        """f, the input of the last layer, shape (B, F)."""
         ...
 
     def logits(self, y: Tensor) -> Tensor:
@@ -45,25 +45,25 @@ class Classifier(Protocol):
 
 @runtime_checkable
 class Bottleneck(Classifier, Protocol):
-    r"""A classifier that looks through a stochastic code z, and can say how many nats it spends on it."""
+    r"""A classifier of a stochastic code z of the example, with the KL of the code (its rate)."""
 
     def rate(self, y: Tensor) -> Tensor:
         r"""$D_{KL}[q(z|y) \| p(z)]$ in nats, shape (B,)."""
         ...
 
     def encode(self, y: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Logits (B, K) of a draw of z, and the rate (B,), from one pass."""
+        """Logits (B, K) of one sample of z, and the rate (B,), from one pass."""
         ...
 
 
 def scaled(x: Tensor) -> Tensor:
-    """Stored images as intensities on [0, 1], rows as they are."""
+    """Stored images (B, C, H, W) as intensities in [0, 1]; rows (B, D) unchanged."""
     return x.float() / 255 if x.ndim == 4 else x
 
 
 class Trunk(nn.Sequential):
-    r"""Images (B, C, H, W) to features (B, F): for each width a 3 x 3 convolution, batch norm, ReLU and 2 x 2 max-pool,
-    then a dense ReLU layer.
+    r"""Images (B, C, H, W) to features (B, F): for each width a 3 x 3 convolution, batch norm, ReLU and 2 x 2 max-pool;
+    then a linear layer and ReLU.
 
     Arguments:
         shape: Shape of an image, (C, H, W).
@@ -71,7 +71,7 @@ class Trunk(nn.Sequential):
         hidden: F.
 
     Raises:
-        UserError: the shape is not that of an image, or too small to be halved so often; a size is not positive.
+        UserError: the shape is not that of an image, or too small for the poolings; a size is not positive.
     """
 
     def __init__(self, shape: Sequence[int], channels: Sequence[int], hidden: int) -> None:
@@ -90,8 +90,8 @@ class Trunk(nn.Sequential):
         super().__init__(*layers, nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU())
 
 
-class _Headed(nn.Module):
-    """A trunk to features, dropout, and a linear layer to logits."""
+class _FeatureClassifier(nn.Module):
+    """A trunk (features), dropout, and a linear layer to logits."""
 
     def __init__(self, shape: Sequence[int], classes: int, trunk: nn.Module, width: int, dropout: float) -> None:
         super().__init__()
@@ -110,14 +110,14 @@ class _Headed(nn.Module):
         return self.head(self.dropout(self.trunk(y)))
 
 
-class ConvolutionalClassifier(_Headed):
+class ConvolutionalClassifier(_FeatureClassifier):
     """A small classifier of images.
 
     Arguments:
         shape: Shape of an image, (C, H, W).
         classes: K.
-        channels, hidden: Of its `Trunk`; the features are the dense layer's.
-        dropout: Share of the features that training drops.
+        channels, hidden: Of its `Trunk`.
+        dropout: Dropout probability of the features.
 
     Raises:
         UserError: also what `Trunk` refuses.
@@ -129,20 +129,20 @@ class ConvolutionalClassifier(_Headed):
         super().__init__(shape, classes, Trunk(shape, channels, hidden), hidden, dropout)
 
 
-class DenseClassifier(_Headed):
+class DenseClassifier(_FeatureClassifier):
     """A classifier of rows, with dropout behind every hidden ReLU layer.
 
     Arguments:
         shape: Shape of a row, (D,).
         classes: K; 1 for inliers against negatives.
         hidden: Units of the hidden layers.
-        dropout: Share of the hidden units that training drops.
+        dropout: Dropout probability of the hidden units.
 
     Raises:
         UserError: the shape is not that of a row, or a size is not positive.
 
-    Source: Choi, Jang, Alemi 2019, section 4.2 (papers/generative_ensembles, section 2): two layers of 512. They do not
-    print the dropout.
+    Source: Choi, Jang, Alemi 2019, section 4.2 (papers/generative_ensembles, section 2): two layers of 512, the dropout
+    probability is not given.
     """
 
     def __init__(self, shape: Sequence[int], classes: int, hidden: Sequence[int], dropout: float = 0.5) -> None:

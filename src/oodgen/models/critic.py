@@ -1,4 +1,4 @@
-"""What a critic must offer to be scored: a value for each image, and no likelihood."""
+"""The interface of critics: a real value D(x) for each image, and no likelihood."""
 
 from typing import Protocol, runtime_checkable
 
@@ -11,15 +11,15 @@ __all__ = ["Critic"]
 
 @runtime_checkable
 class Critic(Protocol):
-    """A model that values images, higher where they look like the data it was taught, and that can make some.
+    """A model with a real-valued critic D(x), larger for images like the training data, and a generator of images.
 
-    Its values have neither unit nor zero: only their order means something.
+    The values have no unit; only their order is meaningful.
     """
 
     shape: tuple[int, ...]
 
     def observe(self, x: Tensor, noise: Noise) -> Tensor:
-        """Stored uint8 images (B, C, H, W) to the floats y that the critic sees."""
+        """Stored uint8 images (B, C, H, W) to floats y, the critic's input."""
         ...
 
     def value(self, y: Tensor) -> Tensor:
@@ -27,9 +27,9 @@ class Critic(Protocol):
         ...
 
     def plausibility(self, y: Tensor, noise: Noise) -> Tensor:
-        """The number that an adversary of this model would raise, (B,), differentiable in y: the value."""
+        """See `oodgen.models.density.Attackable`: the critic's value, (B,)."""
         ...
 
     def generate(self, count: int, noise: Noise) -> Tensor:
-        """Images in [0, 1] of `count` codes from the prior, shape (count, C, H, W), differentiable."""
+        """Images in [0, 1] from `count` codes z ~ p(z), shape (count, C, H, W), differentiable."""
         ...

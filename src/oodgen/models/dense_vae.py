@@ -1,6 +1,6 @@
-r"""The variational autoencoder of rows of numbers: one hidden layer in each network.
+r"""The variational autoencoder of rows (tabular data): one hidden layer in each network.
 
-Its bounds are those of `oodgen.models.one_layer.OneLayer`.
+Its bounds are those of `oodgen.models.one_layer.OneLayerVAE`.
 
 Source: Choi, Jang, Alemi 2019, section 4.2 (papers/generative_ensembles, section 2, credit fraud), which gives the
 widths of the hidden layers; their code has no activation there.
@@ -13,9 +13,9 @@ from torch.distributions import Distribution, Normal
 
 from oodgen.errors import UserError
 from oodgen.models.likelihoods import Likelihood
-from oodgen.models.one_layer import OneLayer, posterior
+from oodgen.models.one_layer import OneLayerVAE, diagonal_gaussian
 from oodgen.models.priors import Prior
-from oodgen.models.vae import Isotropic, activated
+from oodgen.models.vae import Isotropic, activation_module
 
 __all__ = ["DenseVAE"]
 
@@ -25,12 +25,12 @@ class Encoder(nn.Module):
 
     def __init__(self, columns: int, hidden: int, latent: int, activation: str) -> None:
         super().__init__()
-        self.features = nn.Sequential(nn.Linear(columns, hidden), activated(activation))
+        self.features = nn.Sequential(nn.Linear(columns, hidden), activation_module(activation))
         self.head = nn.Linear(hidden, 2 * latent)
 
     def forward(self, y: Tensor) -> Normal:
-        """Observed rows (B, D) to the distribution of codes (B, d)."""
-        return posterior(self.head(self.features(y)))
+        """Observed rows (B, D) to the Gaussian of codes (B, d)."""
+        return diagonal_gaussian(self.head(self.features(y)))
 
 
 class Decoder(nn.Module):
@@ -39,22 +39,24 @@ class Decoder(nn.Module):
     def __init__(self, latent: int, hidden: int, outputs: int, activation: str, likelihood: Likelihood) -> None:
         super().__init__()
         self.likelihood = likelihood
-        self.features = nn.Sequential(nn.Linear(latent, hidden), activated(activation), nn.Linear(hidden, outputs))
+        self.features = nn.Sequential(
+            nn.Linear(latent, hidden), activation_module(activation), nn.Linear(hidden, outputs)
+        )
 
     def forward(self, z: Tensor) -> Distribution:
         """Codes (S, B, d) to the distribution of rows, whose `log_prob` has shape (S, B)."""
         return self.likelihood(self.features(z))
 
 
-class DenseVAE(OneLayer):
-    r"""The variational autoencoder of rows; `reconstruct` and `generate` give rows on the scale on which it observes.
+class DenseVAE(OneLayerVAE):
+    r"""The variational autoencoder of rows; `reconstruct` and `generate` are on the scale of `observe`.
 
     Arguments:
         shape: Shape of a row, (D,).
         latent: d, the dimension of z.
         encoder, decoder: Units of the hidden layer of each network.
         likelihood: Observation model $p(x | z)$ of rows.
-        activation: Name of a module of torch.nn; Identity makes both networks linear, as in the authors' code.
+        activation: Name of a torch.nn module; Identity makes both networks linear, as in the authors' code.
         prior: p(z); None is $\mathcal N(0, I)$.
 
     Raises:
@@ -78,6 +80,6 @@ class DenseVAE(OneLayer):
         columns = shape[0]
         networks = (
             Encoder(columns, encoder, latent, activation),
-            Decoder(latent, decoder, likelihood.channels(columns), activation, likelihood),
+            Decoder(latent, decoder, likelihood.parameter_channels(columns), activation, likelihood),
         )
         super().__init__(shape, latent, likelihood, *networks, prior or Isotropic())

@@ -1,4 +1,4 @@
-r"""The vocabulary of densities: a bound on $\log p(x)$, and what a model must offer to be scored."""
+r"""Interfaces of density models: `Bound`, a lower bound on $\log p(x)$, and the classes and protocols that give one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from oodgen.models.likelihoods import Likelihood
 from oodgen.models.nets import data_dependent_init
 from oodgen.noise import Noise
 
-__all__ = ["Attackable", "Bound", "Density", "Hierarchy", "Latent", "OpenHierarchy"]
+__all__ = ["Attackable", "Bound", "Density", "Hierarchy", "HierarchyWithPosteriors", "LatentVariableModel"]
 
 
 class Bound(NamedTuple):
@@ -23,72 +23,73 @@ class Bound(NamedTuple):
     Arguments:
         log_px: $\log p(y | z)$ for S samples of z, shape (S, B).
         log_ratios: $\log q - \log p$ of each inferred layer, lowest layer first, elementwise of shape (S, B, *latent),
-            or (S, B, 1) of a layer whose prior is no product over elements; empty if the density is exact.
-        closed: The KL of each inferred layer where it has a closed form, (layers, S, B); None where it has none.
+            or (S, B, 1) for a layer whose prior does not factorise over elements; empty if the density is exact.
+        closed_kls: The closed-form KL of each inferred layer, (layers, S, B); None where there is no closed form.
     """
 
     log_px: Tensor
     log_ratios: tuple[Tensor, ...] = ()
-    closed: Tensor | None = None
+    closed_kls: Tensor | None = None
 
     @property
-    def ratios(self) -> Tensor:
-        """Each inferred layer's ratio summed over its elements, (layers, S, B)."""
+    def layer_log_ratios(self) -> Tensor:
+        """`log_ratios` summed over the elements of each layer, (layers, S, B)."""
         if not self.log_ratios:
             return self.log_px.new_zeros(0, *self.log_px.shape)
         return torch.stack([ratio.flatten(2).sum(2) for ratio in self.log_ratios])
 
     @property
     def kls(self) -> Tensor:
-        """What the mean over S makes each inferred layer's KL, (layers, S, B): in closed form where there is one."""
-        return self.ratios if self.closed is None else self.closed
+        """Estimates of each layer's KL, (layers, S, B), to be averaged over S; the closed form where there is one."""
+        return self.layer_log_ratios if self.closed_kls is None else self.closed_kls
 
     @property
     def elbo(self) -> Tensor:
-        """What the mean over S makes the bound, shape (S, B)."""
+        """Estimates of the ELBO, (S, B), to be averaged over S."""
         return self.log_px - self.kls.sum(0)
 
     @property
-    def weights(self) -> Tensor:
-        r"""$\log p(x, z) - \log q(z | x)$, shape (S, B): the log-mean-exp over S is the importance-weighted bound."""
-        return self.log_px - self.ratios.sum(0)
+    def log_weights(self) -> Tensor:
+        r"""Log importance weights $\log p(x, z) - \log q(z | x)$, (S, B); their log-mean-exp is the IWAE bound."""
+        return self.log_px - self.layer_log_ratios.sum(0)
 
 
 class Density(nn.Module, ABC):
-    """A model that bounds (or computes) the log-density of an example.
+    """A model that computes the log-density of an example, or a lower bound on it.
 
-    Images are observed once: `observe` turns stored pixels into the floats that every bound of the same example then
-    sees, so that binarisation and dequantisation are the same for all of them.
+    `observe` turns stored pixels into floats (scaling, binarisation, dequantisation) once; all bounds of an example are
+    computed from the same observed y.
 
     Attributes:
-        bin: Width of the bin of a pixel whose mass `log_px` gives; see `oodgen.models.likelihoods.Likelihood`.
+        bin: Width of the pixel bin whose probability mass `log_px` gives; see
+            `oodgen.models.likelihoods.Likelihood`.
     """
 
     bin: float | None = 1.0
 
     @abstractmethod
     def observe(self, x: Tensor, noise: Noise) -> Tensor:
-        """Stored uint8 images (B, C, H, W) or float32 rows (B, D) to the floats y that the model explains."""
+        """Stored uint8 images (B, C, H, W) or float32 rows (B, D) to the modelled floats y of the same shape."""
 
     @abstractmethod
     def forward(self, y: Tensor, noise: Noise, samples: int = 1) -> Bound:
-        """The bound at observed examples y, with S = `samples` draws of the latent variables."""
+        """The bound of observed examples y, with S = `samples` draws of the latent variables."""
 
     def plausibility(self, y: Tensor, noise: Noise) -> Tensor:
         """See `Attackable`: the bound with one draw of the latent variables, nats."""
         return self(y, noise).elbo[0]
 
     def initialise(self, y: Tensor, noise: Noise) -> None:
-        """Data-dependent initialisation of the weight-normalised layers, if there are any, on one batch."""
+        """Data-dependent initialisation of the weight-normalised layers, if any, on one batch."""
         data_dependent_init(self, lambda: self(y, noise))
 
     @abstractmethod
     def generate(self, count: int, noise: Noise) -> Tensor:
-        """Expected images in [0, 1] of `count` draws from the prior, shape (count, C, H, W), differentiable."""
+        """Expected images in [0, 1] given `count` draws from the prior, (count, C, H, W), differentiable."""
 
 
-class Latent(Density):
-    r"""A density with latent variables and an observation model $p(x | z)$; its bound is $\mathcal L^{>0}$.
+class LatentVariableModel(Density):
+    r"""A density with L layers of latent variables and an observation model $p(x | z)$; its bound is the ELBO.
 
     Arguments:
         shape: Shape of an example.
@@ -125,18 +126,18 @@ class Latent(Density):
 
 @runtime_checkable
 class Attackable(Protocol):
-    """A model that says how plausible it finds an example, which an attack on it raises."""
+    """A model with a differentiable in-distribution score, which an adversarial attack maximises."""
 
     def observe(self, x: Tensor, noise: Noise) -> Tensor: ...
 
     def plausibility(self, y: Tensor, noise: Noise) -> Tensor:
-        """A number for each observed example y, (B,), larger = more in-distribution; differentiable in y."""
+        """The score of observed examples y, (B,), larger = more in-distribution; differentiable in y."""
         ...
 
 
 @runtime_checkable
 class Hierarchy(Protocol):
-    """A density with L layers of latent variables whose bounds L^{>k} can be asked for."""
+    """A density with L = `depth` layers of latent variables that computes the bounds L^{>k}."""
 
     depth: int
 
@@ -153,40 +154,42 @@ class Hierarchy(Protocol):
         up: Literal["mean", "sample"] = "mean",
         down: Literal["sample", "mode"] = "sample",
     ) -> list[Bound]:
-        """L^{>k} for each k of `ks`, with as many samples as the entry of `samples` says.
+        """L^{>k} for each k of `ks`, each with the number of draws at its place in `samples`.
 
-        `up` says what stands for z_{<=k} on the way up to q(z_{k+1} | .), their posterior means or samples; `down` how
-        z_{<=k} is drawn on the way down, as a sample of p or as its mode.
+        `up`: whether q(z_{k+1} | .) is conditioned on the posterior means of z_{<=k} or on samples. `down`: whether
+        z_{<=k} is a sample of p(z_{<=k} | z_{>k}) or its mode.
         """
         ...
 
     def reconstruct(self, y: Tensor, noise: Noise, k: int) -> Tensor:
-        """Expected images in [0, 1] from z_{>k} ~ q and z_{<=k} ~ p, shape (B, C, H, W)."""
+        """Expected images in [0, 1] given z_{>k} ~ q and z_{<=k} ~ p, (B, C, H, W)."""
         ...
 
 
 @runtime_checkable
-class OpenHierarchy(Hierarchy, Protocol):
-    """A hierarchy that shows its posteriors, and bounds log p(x) with others in their place."""
+class HierarchyWithPosteriors(Hierarchy, Protocol):
+    """A hierarchy that returns its posteriors, and bounds log p(x) with given ones in their place."""
 
     def posteriors(self, y: Tensor, noise: Noise | None = None, samples: int = 1) -> list[Normal]:
         r"""$q(z_i | \cdot)$ of each layer, lowest first, of shape (S, B, *latent), S = `samples`, or (1, B, *latent).
 
-        What a layer's posterior depends on is a sample of the layers inferred before it, drawn at the sites of
-        `bounds`; without noise it is their means, and the posteriors are a function of the image (S = 1).
+        Each layer is conditioned on samples of the layers inferred before it, drawn at the noise sites of `bounds`;
+        with `noise=None` on their means, so that the posteriors are a deterministic function of y (S = 1).
         """
         ...
 
-    def explain(self, y: Tensor, posteriors: Sequence[Normal | None], noise: Noise, samples: int = 1) -> Bound:
+    def bound_with_posteriors(
+        self, y: Tensor, posteriors: Sequence[Normal | None], noise: Noise, samples: int = 1
+    ) -> Bound:
         r"""The bound with $z_i$ drawn from `posteriors[i - 1]`, or from $p(z_i | \cdot)$ where that is None.
 
         $$\mathbb E \Big[ \log p(x | z) - \sum_i \log q_i(z_i) - \log p(z_i | z_{>i}) \Big] \le \log p(x),$$
 
-        the sum over the layers that have a posterior; theirs are the ratios of the `Bound`. Each posterior is of shape
-        (S, B, *latent) or (1, B, *latent). With those of `posteriors(y, noise, S)` and the same noise it is
-        $\mathcal L^{>0}$, sample by sample.
+        the sum over the layers whose posterior is given, which are also those of `Bound.log_ratios`. Each posterior is
+        of shape (S, B, *latent) or (1, B, *latent). With `posteriors(y, noise, S)` and the same noise it equals
+        $\mathcal L^{>0}$ for each sample.
 
         Raises:
-            ValueError: there are not L posteriors.
+            ValueError: `posteriors` has not L entries.
         """
         ...

@@ -1,8 +1,8 @@
-r"""Distributions over whole images that torch.distributions lacks.
+r"""Distributions over images that torch.distributions lacks.
 
 Parameters have shape (S, B, ..., H, W) for S samples of the latent variables and B images, observed images y have shape
-(B, C, H, W), and `log_prob(y)` has shape (S, B): nats, summed over the image, in float32 whatever the parameters are.
-`mean` is the expected image in [0, 1], shape (S, B, C, H, W), and differentiable.
+(B, C, H, W), and `log_prob(y)` has shape (S, B): nats, summed over the image, in float32 for parameters of any
+precision. `mean` is the expected image in [0, 1], shape (S, B, C, H, W), and differentiable.
 """
 
 import math
@@ -24,7 +24,7 @@ class Bernoulli(Independent):
 
     $$\log p(y) = \sum_i y_i \log \mu_i + (1 - y_i) \log(1 - \mu_i), \qquad \mu = \sigma(l)$$
 
-    Targets may lie between 0 and 1; the sum is then a negative cross-entropy, still never positive, but no log-mass.
+    For targets between 0 and 1 the sum is a negative cross-entropy: not positive either, but not a log-probability.
 
     Arguments:
         logits: $l$, shape (S, B, C, H, W).
@@ -35,7 +35,7 @@ class Bernoulli(Independent):
 
 
 class Gaussian(Independent):
-    r"""Independent Gaussian pixels, or columns of rows, a density: its logarithm may be positive.
+    r"""Independent Gaussian pixels, or columns of rows: a density, whose logarithm may be positive.
 
     $$\log p(y) = -\sum_i \frac{(y_i - \mu_i)^2}{2 \sigma_i^2} + \log \sigma_i + \tfrac12 \log 2\pi$$
 
@@ -56,12 +56,12 @@ class QuantisedGaussian(Distribution):
     $$P(y) = \prod_i \Phi\Big(\frac{y_i - \mu_i + h}{\sigma_i}\Big) - \Phi\Big(\frac{y_i - \mu_i - h}{\sigma_i}\Big),
       \qquad h = \frac{1}{510},$$
 
-    where the bins of 0 and 1 are open to their side, unless `open_ends` is false. Each bin is reflected into the lower
-    tail, where $\Phi(a) = \tfrac12 e^{-a^2/2}\, \mathrm{erfcx}(-a/\sqrt2)$ keeps its mass accurate however deep it
-    lies; a bin much narrower than $\sigma$ takes the series about its centre, because the difference would cancel.
+    where the bins of 0 and 1 extend to infinity, unless `open_ends` is false. Numerically each bin is reflected into
+    the lower tail, where $\Phi(a) = \tfrac12 e^{-a^2/2}\, \mathrm{erfcx}(-a/\sqrt2)$ is accurate at any depth; for a
+    bin much narrower than $\sigma$, where the difference would cancel, a series about its centre is used.
 
     Arguments:
-        mean: $\mu$ in [0, 1], shape (S, B, C, H, W); also the expected image, up to what the end bins cut off.
+        mean: $\mu$ in [0, 1], shape (S, B, C, H, W); returned as the expected image, ignoring clipping at the ends.
         sigma: $\sigma \ge 1/2550$, a number or a tensor of the same shape; erfcx overflows far below that.
         open_ends: Whether the bins of 0 and 1 reach to infinity. Only then do the masses of the levels sum to one.
     """
@@ -131,7 +131,7 @@ class LogisticMixture(Distribution):
         $$\mathbb E[\mathrm{clip}(X)] = -1 + s\, \Big[\mathrm{softplus}\Big(\frac{m + 1}{s}\Big)
           - \mathrm{softplus}\Big(\frac{m - 1}{s}\Big)\Big]$$
 
-        Exact up to rounding to the levels (at most half a bin) and to clipping of a colour that others depend on.
+            Exact up to rounding to the levels (at most half a bin) and clipping of a colour that others depend on.
         """
         expected: list[Tensor] = []
         for channel in range(self.means.shape[2]):
@@ -150,7 +150,7 @@ class LogisticMixture(Distribution):
             below = logsigmoid(inverse * (distance + 2 * HALF_BIN))
             above = logsigmoid(-inverse * (distance - 2 * HALF_BIN))
             inside = (-torch.expm1(-4 * HALF_BIN * inverse)).log()
-            # an open bin lacks the factor of its missing edge, and both lack the third
+            # an open end bin has the factor of its one edge only
             closed_above, closed_below = value < 0.999, value > -0.999
             total = total + below * closed_above + above * closed_below + inside * (closed_above & closed_below)
         return total.logsumexp(2).sum((2, 3))

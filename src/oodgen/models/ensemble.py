@@ -1,4 +1,4 @@
-r"""Several models of one architecture, trained apart, which only their scores bring together.
+r"""Several models of one architecture with independent weights.
 
 Source: Choi, Jang, Alemi 2019, section 2 (papers/generative_ensembles, section 1).
 """
@@ -14,15 +14,15 @@ __all__ = ["Ensemble"]
 
 
 class Ensemble(nn.Module):
-    r"""Members $\theta_1, \dots, \theta_M$ of one architecture: densities, critics or whatever else a probe can ask.
+    r"""Members $\theta_1, \dots, \theta_M$ of one architecture: densities, critics or classifiers.
 
-    It answers no question itself; `oodgen.probes.members.Members` asks each member.
+    It has no forward pass of its own; `oodgen.probes.members.Members` applies a probe to each member.
 
     Arguments:
-        members: The models, at least two, with no weight in common.
+        members: The models, at least two, without shared weights.
 
     Attributes:
-        alive: Which members count, (M,): training may drop one that diverged. A buffer, so that a checkpoint says it.
+        alive: Which members take part, bool (M,): training may drop diverged ones. A buffer, so part of checkpoints.
 
     Raises:
         UserError: there are fewer than two.
@@ -44,9 +44,9 @@ class Ensemble(nn.Module):
 
     @property
     def bin(self) -> float | None:
-        """Of the members' likelihood; see `oodgen.models.likelihoods.Likelihood`."""
+        """See `oodgen.models.likelihoods.Likelihood`."""
         return self.members[0].bin  # type: ignore[return-value]
 
-    def there(self) -> dict[int, nn.Module]:
-        """The members that count by their number, 1 the first."""
+    def active_members(self) -> dict[int, nn.Module]:
+        """The members with `alive`, by their number, counted from 1."""
         return {i: member for i, member in enumerate(self.members, 1) if self.alive[i - 1]}

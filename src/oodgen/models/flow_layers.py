@@ -1,8 +1,8 @@
-r"""Invertible layers of a normalising flow with multiple scales.
+r"""Invertible layers of a multi-scale normalising flow.
 
-A layer maps x to $z = f(x)$ and gives $\log |\det \partial z / \partial x|$ beside it, in nats for each example, shape
-(B,), or () where it is the same for all; `inverse` maps z back. Networks inside may run in bf16; what reaches z or the
-log-determinant is taken at float32 or better.
+A layer maps x to $z = f(x)$ and returns $\log |\det \partial z / \partial x|$ with it, in nats for each example, shape
+(B,), or () if it is the same for all; `inverse` maps z back. Networks inside may run in bf16; z and log-determinants
+are computed in float32 or better.
 
 Source: Kingma & Dhariwal 2018 (Glow), table 1; Dinh et al. 2017 (Real NVP), section 3.6 for the split.
 """
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ActNorm", "Chain", "Coupling", "Mixing", "Split", "data_dependent_init"]
+__all__ = ["ActNorm", "Coupling", "FlowSequential", "Mixing", "Split", "data_dependent_init"]
 
 
 class ActNorm(nn.Module):
@@ -35,8 +35,8 @@ class ActNorm(nn.Module):
 class Mixing(nn.Module):
     r"""The invertible 1x1 convolution $z = W x$ at every pixel, $W = P L (U + \mathrm{diag}(\pm e^{s}))$.
 
-    P is a permutation, L lower and U strictly upper triangular; they start as the factors of a random rotation. P and
-    the signs stay as they are. The log-determinant is $H W \sum_c s_c$, and the inverse two triangular solves.
+    P is a permutation, L unit lower and U strictly upper triangular, initialised as the factors of a random rotation. P
+    and the signs are fixed. The log-determinant is $H W \sum_c s_c$, and the inverse two triangular solves.
     """
 
     permutation: Tensor
@@ -58,7 +58,7 @@ class Mixing(nn.Module):
         return lower, self.upper.triu(1) + (self.sign * self.log_scale.exp()).diag()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # neither bf16 nor the tf32 of a GPU's convolutions: W x must be what the log-determinant is of
+        # F.linear in full precision: bf16 or a convolution in tf32 would not match the log-determinant
         with torch.autocast(x.device.type, enabled=False):
             lower, upper = self.factors()
             z = F.linear(x.movedim(1, -1), self.permutation @ lower @ upper).movedim(-1, 1)
@@ -73,8 +73,8 @@ class Mixing(nn.Module):
             return columns.view(z.shape[1], len(z), *z.shape[2:]).movedim(0, 1)
 
 
-class Convolution(nn.Module):
-    """A "same" convolution and the actnorm after it, folded into its weights."""
+class ActNormConv2d(nn.Module):
+    """A "same" convolution followed by an actnorm that is folded into its weights."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
         super().__init__()
@@ -87,8 +87,8 @@ class Convolution(nn.Module):
         return F.conv2d(x, self.weight * scale.view(-1, 1, 1, 1), self.shift * scale, padding="same")
 
 
-class ZeroConvolution(nn.Module):
-    """A 3x3 convolution that starts at zero, its channels scaled by $e^{3 r}$ with learned r, at float32 or better."""
+class ZeroInitConv2d(nn.Module):
+    """A 3x3 convolution with zero initial weights and channels scaled by $e^{3 r}$, r learned; float32 output."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -103,22 +103,22 @@ class ZeroConvolution(nn.Module):
 
 
 class Coupling(nn.Module):
-    r"""One half of the channels, moved as the other half says: $z_a = x_a$, $z_b = \sigma(r + 2) \odot (x_b + t)$.
+    r"""An affine coupling of the two halves of the channels: $z_a = x_a$, $z_b = \sigma(r + 2) \odot (x_b + t)$.
 
-    $(t, r) = g(x_a)$, g a network of 3x3, 1x1 and 3x3 convolutions, which starts at 0. The scale lies in (0, 1), so
-    that no step expands, and its logarithm, whose sum is the log-determinant, is taken without overflow. An additive
-    coupling has $z_b = x_b + t$ and log-determinant 0.
+    $(t, r) = g(x_a)$ with g a network of 3x3, 1x1 and 3x3 convolutions that is 0 initially. The scale lies in (0, 1);
+    the sum of its logarithm, computed by `logsigmoid`, is the log-determinant. An additive coupling has $z_b = x_b + t$
+    and log-determinant 0.
     """
 
     def __init__(self, channels: int, hidden: int, affine: bool) -> None:
         super().__init__()
         self.affine, half = affine, channels // 2
         self.network = nn.Sequential(
-            Convolution(half, hidden, 3),
+            ActNormConv2d(half, hidden, 3),
             nn.ReLU(),
-            Convolution(hidden, hidden, 1),
+            ActNormConv2d(hidden, hidden, 1),
             nn.ReLU(),
-            ZeroConvolution(hidden, channels if affine else half),
+            ZeroInitConv2d(hidden, channels if affine else half),
         )
 
     def _shift_and_log_scale(self, a: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,8 +139,8 @@ class Coupling(nn.Module):
         return torch.cat([a, b * (-log_scale).exp() - shift], 1)
 
 
-class Chain(nn.Module):
-    """Layers one after the other."""
+class FlowSequential(nn.Module):
+    """Invertible layers in sequence; log-determinants add."""
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -160,19 +160,19 @@ class Chain(nn.Module):
 
 
 class Split(nn.Module):
-    r"""Half of the channels leaves the flow with the prior $z_b \sim \mathcal N(\mu(z_a), \sigma(z_a)^2)$.
+    r"""Factor out half of the channels with the prior $z_b \sim \mathcal N(\mu(z_a), \sigma(z_a)^2)$.
 
-    $\mu$ and $\log\sigma$ are a convolution of the half that stays, which starts at 0. What leaves is the standardised
-    $\epsilon = (z_b - \mu) / \sigma$, so that the prior's $-\log\sigma$ is a log-determinant and the base of the whole
-    flow standard normal.
+    $\mu$ and $\log\sigma$ are a convolution of the other half, with zero initial weights. The code is the standardised
+    $\epsilon = (z_b - \mu) / \sigma$, so that $-\log\sigma$ is part of the log-determinant and the base of the whole
+    flow is standard normal.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.prior = ZeroConvolution(channels // 2, channels)
+        self.prior = ZeroInitConv2d(channels // 2, channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The half that stays, the code that leaves, and the log-determinant."""
+        """The remaining half $z_a$, the code $\\epsilon$, and the log-determinant (B,)."""
         a, b = x.chunk(2, 1)
         mean, log_sigma = self.prior(a).chunk(2, 1)
         return a, (b - mean) * (-log_sigma).exp(), -log_sigma.flatten(1).sum(1)
@@ -190,7 +190,7 @@ def data_dependent_init(module: nn.Module, run: Callable[[], object]) -> None:
     those already set. A channel that is constant on the batch keeps its scale: there is no variance to set.
     """
 
-    def adapt(layer: ActNorm | Convolution, inputs: tuple[Tensor], output: Tensor | tuple[Tensor, Tensor]) -> object:
+    def adapt(layer: ActNorm | ActNormConv2d, inputs: tuple[Tensor], output: Tensor | tuple[Tensor, Tensor]) -> object:
         value = (output[0] if isinstance(output, tuple) else output).double()
         mean, deviation = value.mean((0, 2, 3)), value.std((0, 2, 3), correction=0)
         # relative to the values, whose rounding alone gives a constant channel a tiny deviation
@@ -199,7 +199,7 @@ def data_dependent_init(module: nn.Module, run: Callable[[], object]) -> None:
         layer.log_scale.sub_(deviation.log())
         return layer.forward(*inputs)
 
-    layers = [layer for layer in module.modules() if isinstance(layer, ActNorm | Convolution)]
+    layers = [layer for layer in module.modules() if isinstance(layer, ActNorm | ActNormConv2d)]
     handles = [layer.register_forward_hook(adapt) for layer in layers]
     try:
         run()

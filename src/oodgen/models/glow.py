@@ -25,26 +25,26 @@ from torch import Tensor, nn
 from oodgen.errors import UserError
 from oodgen.models.density import Bound, Density
 from oodgen.models.distributions import LEVELS
-from oodgen.models.flow_layers import ActNorm, Chain, Coupling, Mixing, Split, data_dependent_init
+from oodgen.models.flow_layers import ActNorm, Coupling, FlowSequential, Mixing, Split, data_dependent_init
 from oodgen.noise import Noise
 
 __all__ = ["Glow"]
 
 
 class Glow(Density):
-    r"""L levels of K steps; a level halves the image into four times the channels, and half of these then leave.
+    r"""The Glow flow: L levels of K steps; a level squeezes 2 x 2 pixels into channels and factors out half of these.
 
-    A step is an actnorm, an invertible 1x1 convolution and a coupling. What leaves has a Gaussian prior given what
-    stays; see `oodgen.models.flow_layers`.
+    A step is an actnorm, an invertible 1x1 convolution and a coupling. The factored-out half has a Gaussian prior given
+    the other one; see `oodgen.models.flow_layers.Split`.
 
     Arguments:
         shape: Image shape (C, H, W).
         steps: K.
         levels: L.
         hidden: Channels inside the couplings.
-        coupling: "affine", or "additive", which keeps volume.
-        learned_top: Learn mean and deviation of each channel of the last code (an actnorm before $\mathcal N(0, I)$,
-            so it starts from the data); else its prior is standard normal.
+        coupling: "affine" or "additive" (volume-preserving).
+        learned_top: Learn mean and deviation of each channel of the last code (by an actnorm before
+            $\mathcal N(0, I)$, initialised from data); otherwise its prior is standard normal.
 
     Raises:
         UserError: H or W does not divide by $2^L$, or an option is none of these.
@@ -75,25 +75,25 @@ class Glow(Density):
                 f"set data.size=[{fit[0]},{fit[1]}] and model.shape=[{channels},{fit[0]},{fit[1]}]"
             )
         self.chains, self.splits = nn.ModuleList(), nn.ModuleList()
-        self.latents: list[tuple[int, int, int]] = []  # shapes of the codes in the order in which they leave
+        self.latents: list[tuple[int, int, int]] = []  # shapes of the codes, in the order of `encode`
         for level in range(1, levels + 1):
             channels, height, width = 4 * channels, height // 2, width // 2
             layers: list[nn.Module] = []
             for _ in range(steps):
                 layers += [ActNorm(channels), Mixing(channels), Coupling(channels, hidden, coupling == "affine")]
             if level < levels:
-                self.chains.append(Chain(layers))
+                self.chains.append(FlowSequential(layers))
                 self.splits.append(Split(channels))
                 channels //= 2
             self.latents.append((channels, height, width))
-        self.last = Chain([*layers, ActNorm(channels)] if learned_top else layers)
+        self.last = FlowSequential([*layers, ActNorm(channels)] if learned_top else layers)
         self.register_buffer("initialised", torch.tensor(False))
 
     def observe(self, x: Tensor, noise: Noise) -> Tensor:
         return (x + noise.uniform("x", (1, *x.shape), x.device)[0]) / LEVELS - 0.5
 
     def initialise(self, y: Tensor, noise: Noise) -> None:
-        """Set every actnorm on one batch, once: a model that was initialised, also one from a checkpoint, stays."""
+        """Data-dependent initialisation of the actnorms on one batch; without effect on an initialised model."""
         if not self.initialised:
             data_dependent_init(self, lambda: self(y, noise))
             self.initialised.fill_(True)
@@ -117,7 +117,7 @@ class Glow(Density):
         return h
 
     def forward(self, y: Tensor, noise: Noise, samples: int = 1) -> Bound:
-        """The exact log-density less D log 256; nothing is drawn, so the S samples are the same."""
+        """The exact log-density minus D log 256; deterministic, so the S samples are equal."""
         codes, log_det = self.encode(y)
         base = -sum((code.square() + math.log(2 * math.pi)).flatten(1).sum(1) for code in codes) / 2
         log_px = base + log_det - math.prod(self.shape) * math.log(LEVELS)
@@ -126,5 +126,5 @@ class Glow(Density):
     def generate(self, count: int, noise: Noise) -> Tensor:
         device = self.initialised.device
         codes = [noise.normal(f"z{i}", (1, count, *shape), device)[0] for i, shape in enumerate(self.latents, 1)]
-        # back to levels, less the mean of the dequantisation's u
+        # back to grey levels, minus the mean 1/2 of the dequantisation noise u
         return ((LEVELS * (self.decode(codes) + 0.5) - 0.5) / (LEVELS - 1)).clamp(0, 1)

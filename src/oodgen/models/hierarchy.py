@@ -6,7 +6,7 @@ $$p(x, z) = p(x | z_1) \prod_{i<L} p(z_i | z_{i+1})\, p(z_L), \qquad
 q(z | x) = q(z_1 | x) \prod_{i \ge 2} q(z_i | z_{i-1}),$$
 
 with diagonal Gaussians and, as an option, skip connections $z_i \to z_{i+2}$ in both networks. The bound of level k
-trusts the posterior above k only:
+draws the layers above k from the posterior and the others from the prior:
 
 $$\mathcal L^{>k} = \mathbb E_{p(z_{\le k} | z_{>k})\, q(z_{>k} | x)}
 \Big[ \log p(x | z_1) + \sum_{i>k} \log p(z_i | z_{i+1}) - \log q(z_i | z_{i-1}) \Big], \qquad
@@ -20,21 +20,21 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from oodgen.models.gaussian import Gaussian, Scale, join
-from oodgen.models.layered import Chain, Said
+from oodgen.models.bottom_up import LevelState, bottom_up_pass
+from oodgen.models.gaussian import ConditionalGaussian, Scale, cat_samples
+from oodgen.models.layered import ChainVAE, LevelTerms
 from oodgen.models.likelihoods import Likelihood
-from oodgen.models.upward import Path, upward
-from oodgen.noise import Noise, Still
+from oodgen.noise import MedianNoise, Noise
 
 __all__ = ["BottomUpVAE"]
 
 
-class BottomUpVAE(Chain):
+class BottomUpVAE(ChainVAE):
     r"""The hierarchical VAE with bottom-up inference (HVAE).
 
     Arguments:
         shape: Image shape (C, H, W).
-        layers: Layers 1 to L, lowest first; see `oodgen.models.layered.Layer` for their fields.
+        layers: Layers 1 to L, lowest first; see `oodgen.models.layered.LayerSpec` for their fields.
         likelihood: Observation model $p(x | z)$.
         skips: Connections $z_i \to z_{i+2}$ in both networks. (In the authors' code most of them are inert.)
         stride_first: Reduce in the first residual block of a stage instead of the last; see `Stage`.
@@ -55,25 +55,27 @@ class BottomUpVAE(Chain):
         super().__init__(shape, layers, likelihood, stride_first, scale)
         # posterior[i - 1] is q(z_i | z_{i-1})
         self.posterior = nn.ModuleList(
-            Gaussian(
+            ConditionalGaussian(
                 self._stage(i, False, self.latents[i - 1], self.latents[i - 2] if skips and i >= 2 else None),
                 self._head(i, i, self.latents[i]),
                 scale,
             )
             for i in range(1, self.depth + 1)
         )
-        self.prior, self.decoder = self._generative(skips)
+        self.prior, self.decoder = self._generative_networks(skips)
 
     def posteriors(self, y: Tensor, noise: Noise | None = None, samples: int = 1) -> list[Normal]:
-        """See `OpenHierarchy`: from the lowest layer up."""
-        (path,) = upward(y, noise or Still(), (0,), (samples,), "mean", self.depth, "q", self._infer)
-        return [path.q[i] for i in range(1, self.depth + 1)]
+        """See `HierarchyWithPosteriors`; layers are inferred from the lowest to the top."""
+        (state,) = bottom_up_pass(y, noise or MedianNoise(), (0,), (samples,), "mean", self.depth, "q", self._infer)
+        return [state.q[i] for i in range(1, self.depth + 1)]
 
-    def _infer(self, i: int, paths: Sequence[Path]) -> Normal:
-        """q(z_i | z_{i-1}) of all paths, joined."""
-        beyond = join([path.z[i - 2] for path in paths]) if i >= 2 else None
-        return self.posterior[i - 1](join([path.z[i - 1] for path in paths]), beyond)
+    def _infer(self, i: int, states: Sequence[LevelState]) -> Normal:
+        """q(z_i | z_{i-1}) of all states, concatenated along the sample axis."""
+        skip = cat_samples([state.z[i - 2] for state in states]) if i >= 2 else None
+        return self.posterior[i - 1](cat_samples([state.z[i - 1] for state in states]), skip)
 
-    def _say(self, y: Tensor, noise: Noise, ks: Sequence[int], samples: Sequence[int], up: str, down: str) -> Said:
-        paths = upward(y, noise, ks, samples, up, self.depth, "q", self._infer)
-        return self._descend(y, paths, noise, samples, down)
+    def _level_terms(
+        self, y: Tensor, noise: Noise, ks: Sequence[int], samples: Sequence[int], up: str, down: str
+    ) -> LevelTerms:
+        states = bottom_up_pass(y, noise, ks, samples, up, self.depth, "q", self._infer)
+        return self._top_down(y, states, noise, samples, down)

@@ -1,4 +1,4 @@
-r"""Observation models $p(x|z)$: how stored pixels are observed, and what a network's output says about them."""
+r"""Observation models $p(x|z)$: stored pixels to y, and the distribution of y given a network's output."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,37 +15,36 @@ from oodgen.noise import Noise
 
 __all__ = ["Bernoulli", "Categorical", "Gaussian", "GaussianRows", "Likelihood", "LogisticMixture", "QuantisedGaussian"]
 
-# A tenth of a grey level: below it a density grows without limit on pixels that never change.
+# A tenth of a grey level, the smallest sigma: the density of constant pixels would otherwise grow without limit.
 FLOOR = 0.1 / (LEVELS - 1)
-# The same for columns of numbers scaled to about one.
+# The same for columns of rows, whose scale is about one.
 FLOOR_ROWS = 1e-3
 
 
 class Likelihood(nn.Module, ABC):
-    """How stored images (or rows) are observed as floats y, and the distribution of y given its parameters.
+    """The transform of stored images (or rows) to observed floats y, and the distribution of y given its parameters.
 
-    What is said of images here holds for rows without their axes H and W.
+    Shapes are those of images; rows have no axes H and W.
 
     Attributes:
         discrete: Whether `log_prob` is never positive, which the adaptive likelihood ratio needs.
-        bin: Width of the bin of a pixel whose mass `log_prob` gives, where white less black is 1: divided by it the
-            mass is a density of pixels on [0, 1]. None where `log_prob` is that density; 1 where it is of other things,
-            as of binary pixels.
+        bin: Width, on pixels scaled to [0, 1], of the bin whose probability mass `log_prob` gives: mass / bin is the
+            density. None where `log_prob` is a density; 1 where it is a mass of something else, as of binary pixels.
     """
 
     discrete: ClassVar[bool]
     bin: ClassVar[float | None] = 1.0
 
     @abstractmethod
-    def channels(self, colours: int) -> int:
-        """The number P of parameter channels for images with so many colours, or rows with so many columns."""
+    def parameter_channels(self, colours: int) -> int:
+        """P, the number of parameter channels for images of C = `colours` channels, or rows of as many columns."""
 
     @abstractmethod
     def observe(self, x: Tensor, noise: Noise) -> Tensor:
-        """Stored uint8 images to float32 y that a network can eat, both (B, C, H, W)."""
+        """Stored uint8 images to float32 y, the networks' input, both (B, C, H, W)."""
 
-    def scaled(self, image: Tensor) -> Tensor:
-        """Images in [0, 1], which need not lie on a grey level, to the scale of y; differentiable."""
+    def from_unit_interval(self, image: Tensor) -> Tensor:
+        """Images with any values in [0, 1] to the scale of y, differentiable; see `observe` for stored ones."""
         return image
 
     @abstractmethod
@@ -73,7 +72,7 @@ class Bernoulli(Likelihood):
         super().__init__()
         self.pixels = _one_of(pixels, ("dynamic", "threshold", "soft"))
 
-    def channels(self, colours: int) -> int:
+    def parameter_channels(self, colours: int) -> int:
         return colours
 
     def observe(self, x: Tensor, noise: Noise) -> Tensor:
@@ -93,7 +92,7 @@ class Gaussian(Likelihood):
 
     Arguments:
         sigma: The standard deviation; None learns one for each sub-pixel as $1/2550 + \log_2(1 + 2^r)$ of a further
-            parameter r, which starts near one and stays above a tenth of a grey level.
+            output r; it starts near one and is at least a tenth of a grey level.
 
     Raises:
         UserError: `sigma` is smaller than a tenth of a grey level.
@@ -106,7 +105,7 @@ class Gaussian(Likelihood):
         super().__init__()
         self.sigma = _checked(sigma)
 
-    def channels(self, colours: int) -> int:
+    def parameter_channels(self, colours: int) -> int:
         return colours if self.sigma is not None else 2 * colours
 
     def observe(self, x: Tensor, noise: Noise) -> Tensor:
@@ -117,17 +116,18 @@ class Gaussian(Likelihood):
 
 
 class GaussianRows(Likelihood):
-    r"""A Gaussian density of each column of a row, $p(y_i | z) = \mathcal N(y_i; \mu_i, \sigma^2)$, the mean unbounded.
+    r"""A Gaussian density of each column of a row, $p(y_i | z) = \mathcal N(y_i; \mu_i, \sigma^2)$, with unbounded
+    mean.
 
-    Rows are observed as they are served: `oodgen.data.rows` scales them, and the density is one of scaled rows.
-    Parameters are (S, B, P) with P = D or, if $\sigma$ is learned, 2D.
+    y = x: the density is that of the rows as scaled by `oodgen.data.rows`. Parameters are (S, B, P) with P = D or, if
+    $\sigma$ is learned, 2D.
 
     Arguments:
         sigma: The standard deviation; None learns one for each column as $10^{-3} + \log_2(1 + 2^r)$ of a further
-            parameter r, which starts near one; without a floor the density of a column whose values repeat has none.
+            output r; it starts near one. The floor bounds the density of columns with repeated values.
 
     Raises:
-        UserError: `sigma` is smaller than that floor.
+        UserError: `sigma` is smaller than the floor.
     """
 
     discrete: ClassVar[bool] = False
@@ -138,7 +138,7 @@ class GaussianRows(Likelihood):
             raise UserError(f"sigma={sigma} is below {FLOOR_ROWS:g}: give a larger one, or null to learn it")
         self.sigma = sigma
 
-    def channels(self, colours: int) -> int:
+    def parameter_channels(self, colours: int) -> int:
         return colours if self.sigma is not None else 2 * colours
 
     def observe(self, x: Tensor, noise: Noise) -> Tensor:
@@ -152,15 +152,16 @@ class GaussianRows(Likelihood):
 
 
 class QuantisedGaussian(Likelihood):
-    r"""The mass that $\mathcal N(\sigma(l_i), \sigma^2)$ puts on the bin of width 1/255 around a pixel.
+    r"""The probability mass of $\mathcal N(\sigma(l_i), \sigma^2)$ on the bin of width 1/255 around a pixel value.
 
     One of the decoders of Csiszárik et al. 2019. Their printed values are densities: they equal the mean negative
-    log-mass in nats per dimension minus $\log 255$. They also equal those of their Gaussian decoder, which open end
-    bins forbid: with $\sigma = 1$ these hold most of the mass, so that the number of black and white pixels decides.
+    log-mass in nats per dimension minus $\log 255$. They also equal those of their Gaussian decoder, which is
+    impossible with open end bins: with $\sigma = 1$ these hold most of the mass, and the number of black and white
+    pixels decides.
 
     Arguments:
         sigma: The standard deviation; None learns one for each sub-pixel, see `Gaussian`.
-        open_ends: Whether the bins of black and white reach to infinity, as they must for the masses to sum to one.
+        open_ends: Whether the bins of black and white extend to infinity; only then do the masses sum to one.
 
     Raises:
         UserError: `sigma` is smaller than a tenth of a grey level.
@@ -173,7 +174,7 @@ class QuantisedGaussian(Likelihood):
         super().__init__()
         self.sigma, self.open_ends = _checked(sigma), open_ends
 
-    def channels(self, colours: int) -> int:
+    def parameter_channels(self, colours: int) -> int:
         return colours if self.sigma is not None else 2 * colours
 
     def observe(self, x: Tensor, noise: Noise) -> Tensor:
@@ -189,10 +190,10 @@ class LogisticMixture(Likelihood):
     The likelihood of the natural images of Havtorn et al. 2021. y lies in [-1, 1].
 
     Arguments:
-        mixtures: The number of components; ten in PixelCNN++ and in the code of Havtorn et al., unsaid in their paper.
+        mixtures: The number of components; ten in PixelCNN++ and in the code of Havtorn et al.
         pixels: "exact", $y = 2x/255 - 1$, for which the masses of the 256 levels sum to one; "dequantised",
-            $y = 2(x + u)/256 - 1$ with u uniform, as that code feeds both network and likelihood: its value is then the
-            mass of a window of one bin's width around y.
+            $y = 2(x + u)/256 - 1$ with u uniform, as in that code: the value is then the mass of an interval of one
+            bin's width around y.
 
     Raises:
         UserError: `pixels` is none of these, or `mixtures` is not positive.
@@ -207,7 +208,7 @@ class LogisticMixture(Likelihood):
             raise UserError(f"mixtures={mixtures} leaves no component: give 1 or more (PixelCNN++ has 10)")
         self.mixtures, self.pixels = mixtures, _one_of(pixels, ("exact", "dequantised"))
 
-    def channels(self, colours: int) -> int:
+    def parameter_channels(self, colours: int) -> int:
         return self.mixtures * (1 + 2 * colours + colours * (colours - 1) // 2)
 
     def observe(self, x: Tensor, noise: Noise) -> Tensor:
@@ -215,7 +216,7 @@ class LogisticMixture(Likelihood):
             return (x + _uniform(x, noise)) / 128 - 1
         return x / 127.5 - 1
 
-    def scaled(self, image: Tensor) -> Tensor:
+    def from_unit_interval(self, image: Tensor) -> Tensor:
         return 2 * image - 1
 
     def forward(self, params: Tensor) -> Distribution:
@@ -232,7 +233,7 @@ class Categorical(Likelihood):
     discrete: ClassVar[bool] = True
     bin: ClassVar[float | None] = 1 / (LEVELS - 1)
 
-    def channels(self, colours: int) -> int:
+    def parameter_channels(self, colours: int) -> int:
         return LEVELS * colours
 
     def observe(self, x: Tensor, noise: Noise) -> Tensor:

@@ -1,8 +1,8 @@
-r"""Priors p(z) of the codes of a one-layer VAE: what one is, and two that are learned with the model.
+r"""Priors p(z) of the codes of a one-layer VAE: the base class, and two that are learned with the model.
 
-A prior is a module whose forward returns the distribution of codes z of d numbers. One whose coordinates are
-independent and alike, as `oodgen.models.vae.Isotropic`, returns the distribution of one coordinate, to which a Gaussian
-has a KL in closed form; of the others the bound takes the sampled ratio $\log q(z | x) - \log p(z)$.
+A prior is a module whose forward returns the distribution of codes z of dimension d. One with i.i.d. coordinates, as
+`oodgen.models.vae.Isotropic`, returns the distribution of one coordinate, a Gaussian, and the bound uses the
+closed-form KL; for the others it uses the sampled ratio $\log q(z | x) - \log p(z)$.
 
 Source: Choi, Jang, Alemi 2019, section 4 (papers/generative_ensembles, section 2), for the two that are learned.
 """
@@ -18,27 +18,27 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 from oodgen.errors import UserError
 from oodgen.noise import Noise
 
-__all__ = ["Flow", "Mixture", "Prior", "closed_kl"]
+__all__ = ["Flow", "Mixture", "Prior", "require_closed_form_kl"]
 
 
 class Prior(nn.Module, ABC):
-    """A distribution of codes; its event is a code of d numbers, or one coordinate where all are alike."""
+    """A distribution of codes; its event is a code of dimension d, or one coordinate if these are i.i.d."""
 
     @abstractmethod
     def forward(self) -> Distribution:
-        """The distribution, whose `log_prob` of codes (S, B, d) is (S, B), or (S, B, d) where its event is one of d."""
+        """The distribution; its `log_prob` of codes (S, B, d) is (S, B), or (S, B, d) if its event is a coordinate."""
 
     @abstractmethod
     def draw(self, noise: Noise, shape: tuple[int, int, int], device: torch.device) -> Tensor:
-        """Codes (S, B, d), functions of the noise of the sites p1 and p1/component; differentiable."""
+        """Samples of `shape` = (S, B, d), from the noise sites p1 and p1/component; reparametrised."""
 
     @abstractmethod
     def centre(self, shape: tuple[int, int, int], device: torch.device) -> Tensor:
-        """The one code that stands for all of them, (S, B, d)."""
+        """A central code (mean, or image of the base's mean), expanded to `shape` = (S, B, d)."""
 
 
-def closed_kl(prior: Prior, who: str) -> None:
-    """Raise UserError unless the KL from a Gaussian to a prior has a closed form, which `who` needs."""
+def require_closed_form_kl(prior: Prior, who: str) -> None:
+    """Raise UserError, naming `who`, unless the KL from a Gaussian to the prior has a closed form."""
     if not isinstance(prior(), Normal):
         raise UserError(
             f"{who} needs a KL in closed form, which a {type(prior).__name__} prior has not; "
@@ -47,9 +47,9 @@ def closed_kl(prior: Prior, who: str) -> None:
 
 
 class Mixture(Prior):
-    r"""$\sum_k w_k\, \mathcal N(\mu_k, \mathrm{diag}\, \sigma_k^2)$, everything learned; its centre is its mean.
+    r"""$\sum_k w_k\, \mathcal N(\mu_k, \mathrm{diag}\, \sigma_k^2)$, all parameters learned; its centre is its mean.
 
-    It starts with equal weights, as about $\mathcal N(0, I)$: half of the variance lies between the components.
+    It starts as about $\mathcal N(0, I)$, with equal weights and half of the variance between the components.
 
     Arguments:
         latent: d, the dimension of z.
@@ -83,17 +83,17 @@ class Mixture(Prior):
 class Flow(Prior):
     r"""A masked autoregressive flow: $\log p(z) = \log \mathcal N(f(z); 0, I) + \log |\det \partial f / \partial z|$.
 
-    f is a chain of transforms $z_i \mapsto e^{a_i(z_{<i})} z_i + b_i(z_{<i})$, each with a random order of the
-    coordinates in place of the permutations between them, which comes to the same. The density of a code costs one pass
-    of the networks, a draw d passes. Its centre is the code of the base's mean, $f^{-1}(0)$.
+    f is a composition of transforms $z_i \mapsto e^{a_i(z_{<i})} z_i + b_i(z_{<i})$, each with a random order of the
+    coordinates, which is equivalent to permutations between them. A density costs one pass of the networks, a sample d
+    passes. The centre is $f^{-1}(0)$.
 
     Arguments:
         latent: d, the dimension of z.
-        transforms: Transforms in the chain.
+        transforms: The number of transforms.
         hidden: Units of the hidden layers of each transform's network.
 
     Raises:
-        UserError: `latent` is below 2, which leaves nothing to be autoregressive in, or another size below 1.
+        UserError: `latent` is below 2, or another size below 1.
 
     Source: Papamakarios, Pavlakou, Murray 2017.
     """
@@ -105,7 +105,7 @@ class Flow(Prior):
                 f"the prior's latent={latent} must be at least 2, transforms={transforms} and hidden={list(hidden)} at "
                 "least 1"
             )
-        from zuko.flows import MAF  # takes a moment, which models without it need not wait for
+        from zuko.flows import MAF  # imported here, since it is slow and few models need it
 
         self.latent = latent
         self.flow = MAF(latent, transforms=transforms, randperm=True, hidden_features=tuple(hidden))
@@ -120,6 +120,6 @@ class Flow(Prior):
         return self._code(torch.zeros(1, 1, self.latent, device=device)).expand(shape)
 
     def _code(self, base: Tensor) -> Tensor:
-        # d passes in bf16 would each add their rounding to the next one's input
+        # in bf16 rounding errors would accumulate over the d passes
         with torch.autocast(base.device.type, enabled=False):
             return self.flow().transform.inv(base)

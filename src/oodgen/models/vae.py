@@ -14,17 +14,17 @@ from torch.distributions import Distribution, Normal
 
 from oodgen.errors import UserError
 from oodgen.models.likelihoods import Likelihood
-from oodgen.models.one_layer import OneLayer, posterior
+from oodgen.models.one_layer import OneLayerVAE, diagonal_gaussian
 from oodgen.models.priors import Prior
 from oodgen.noise import Noise
 
-__all__ = ["VAE", "Decoder", "Encoder", "Isotropic", "activated"]
+__all__ = ["VAE", "Decoder", "Encoder", "Isotropic", "activation_module"]
 
 Size = tuple[int, int]
 
 
 class Isotropic(Prior):
-    r"""The distribution $\mathcal N(m \mathbf 1, \sigma^2 I)$ over codes, a prior whose centre is its mean.
+    r"""The prior $\mathcal N(m \mathbf 1, \sigma^2 I)$ of codes; its centre is its mean.
 
     Arguments:
         mean: m, the same for every coordinate.
@@ -43,7 +43,7 @@ class Isotropic(Prior):
             raise UserError(f"the prior's sigma={sigma} must be positive")
         if not math.isfinite(mean):
             raise UserError(f"the prior's mean={mean} must be a finite number")
-        # of the config, not of the weights: a checkpoint does not hold them
+        # options, not weights: not part of the state_dict
         self.register_buffer("mean", torch.tensor(float(mean)), persistent=False)
         self.register_buffer("sigma", torch.tensor(float(sigma)), persistent=False)
 
@@ -59,18 +59,18 @@ class Isotropic(Prior):
 
 
 class Encoder(nn.Module):
-    r"""$q(z | y)$: strided convolutions, one over the whole map, and $\mu$, $\log s^2$ of each coordinate, linear.
+    r"""$q(z | y)$: strided convolutions, optionally one over the whole map, and a linear layer to $\mu$ and $\log s^2$.
 
     Arguments:
-        sizes: Spatial sizes, the image's first, one more than there are convolutions.
-        channels: Channels, the image's first.
+        sizes: Spatial sizes of the image and of each convolution's output.
+        channels: Channels of the image and of each convolution's output.
         kernel: Kernel size.
         strides: Of the convolutions.
         latent: d, the dimension of z.
-        activation: Name of a module of torch.nn.
-        batch_norm: Normalise before each activation.
+        activation: Name of a torch.nn module.
+        batch_norm: Batch normalisation before each activation.
         hidden: Channels of the convolution over the whole map; None for none.
-        centred: Look at $2y - 1$.
+        centred: Feed $2y - 1$ instead of y.
     """
 
     def __init__(
@@ -90,25 +90,25 @@ class Encoder(nn.Module):
         self.features = nn.Sequential()
         for (below, above), stride in zip(pairwise(channels), strides, strict=True):
             self.features.append(nn.Conv2d(below, above, kernel, stride, (kernel - 1) // 2, bias=not batch_norm))
-            _activate(self.features, above, activation, batch_norm)
+            _append_activation(self.features, above, activation, batch_norm)
         if hidden is not None:
             self.features.append(nn.Conv2d(channels[-1], hidden, sizes[-1], bias=not batch_norm))
-            _activate(self.features, hidden, activation, batch_norm)
+            _append_activation(self.features, hidden, activation, batch_norm)
         self.head = nn.Linear(hidden or channels[-1] * math.prod(sizes[-1]), 2 * latent)
 
     def forward(self, y: Tensor) -> Normal:
-        """Observed images (B, C, H, W) to the distribution of codes (B, d)."""
-        return posterior(self.head(self.features(2 * y - 1 if self.centred else y).flatten(1)))
+        """Observed images (B, C, H, W) to the Gaussian of codes (B, d)."""
+        return diagonal_gaussian(self.head(self.features(2 * y - 1 if self.centred else y).flatten(1)))
 
 
 class Decoder(nn.Module):
     r"""$p(x | z)$: a linear layer, then transposed convolutions.
 
     Arguments:
-        sizes: Spatial sizes, the image's first, one more than there are convolutions.
-        strides: Of the convolutions, the image's first.
+        sizes: Spatial sizes of the image and of each convolution's output.
+        strides: Of the convolutions, in the order of `sizes`.
         kernel, latent, activation, batch_norm: The encoder's.
-        channels: Channels, the first those of the linear layer's map, without the last.
+        channels: Input channels of the transposed convolutions.
         outputs: Channels of the last layer, which has neither normalisation nor activation.
         likelihood: Observation model.
     """
@@ -129,7 +129,7 @@ class Decoder(nn.Module):
         self.likelihood = likelihood
         self.shape = (channels[0], *sizes[-1])
         self.lift = nn.Sequential(nn.Linear(latent, math.prod(self.shape)), nn.Unflatten(1, self.shape))
-        _activate(self.lift, channels[0], activation, batch_norm)
+        _append_activation(self.lift, channels[0], activation, batch_norm)
         self.features = nn.Sequential()
         padding = (kernel - 1) // 2
         steps = zip(pairwise([*channels, outputs]), pairwise(reversed(sizes)), reversed(strides), strict=True)
@@ -140,24 +140,24 @@ class Decoder(nn.Module):
                 nn.ConvTranspose2d(above, below, kernel, stride, padding, extra, bias=last or not batch_norm)  # type: ignore[arg-type]
             )
             if not last:
-                _activate(self.features, below, activation, batch_norm)
+                _append_activation(self.features, below, activation, batch_norm)
 
     def forward(self, z: Tensor) -> Distribution:
         """Codes (S, B, d) to the distribution of images, whose `log_prob` has shape (S, B)."""
         return self.likelihood(self.features(self.lift(z.flatten(0, 1))).unflatten(0, z.shape[:2]))
 
 
-def _activate(layers: nn.Sequential, channels: int, activation: str, batch_norm: bool) -> None:
+def _append_activation(layers: nn.Sequential, channels: int, activation: str, batch_norm: bool) -> None:
     if batch_norm:
         layers.append(nn.BatchNorm2d(channels))
-    layers.append(activated(activation))
+    layers.append(activation_module(activation))
 
 
-def activated(activation: str) -> nn.Module:
-    """The module of torch.nn of that name.
+def activation_module(activation: str) -> nn.Module:
+    """An instance of the torch.nn module of that name.
 
     Raises:
-        UserError: there is none, or it needs arguments or maps a shape to another, as no activation does.
+        UserError: there is none, it needs arguments, or it changes the shape of its input.
     """
     if not isinstance(getattr(nn, activation, None), type):
         raise UserError(f"model.activation={activation!r} is no module of torch.nn; LeakyReLU is one")
@@ -172,7 +172,7 @@ def activated(activation: str) -> nn.Module:
     return module.train()
 
 
-class VAE(OneLayer):
+class VAE(OneLayerVAE):
     r"""The variational autoencoder of images: convolutions in both networks.
 
     Arguments:
@@ -182,12 +182,12 @@ class VAE(OneLayer):
         strides: Of the encoder's convolutions.
         kernel: Kernel size; an even one halves an even size exactly, but needs stride 2.
         likelihood: Observation model $p(x | z)$.
-        decoder: Channels of the decoder, the first those of the linear layer's map; None mirrors `channels`.
+        decoder: Input channels of the decoder's transposed convolutions; None mirrors `channels`.
         decoder_strides: Of the decoder's convolutions, as many as `decoder` has; None mirrors `strides`.
-        activation: Name of a module of torch.nn.
-        batch_norm: Normalise each layer but the last over the batch.
+        activation: Name of a torch.nn module.
+        batch_norm: Batch normalisation in each layer but the last.
         hidden: Channels of a further convolution of the encoder, over the whole of the smallest map; None for none.
-        centred: The encoder looks at $2y - 1$; for likelihoods whose y lies in [0, 1].
+        centred: The encoder is fed $2y - 1$; for likelihoods whose y lies in [0, 1].
         prior: p(z); None is $\mathcal N(0, I)$.
 
     Raises:
@@ -223,7 +223,7 @@ class VAE(OneLayer):
         if len(shape) != 3 or min(shape) < 1:
             raise UserError(f"model.shape={list(shape)} is not that of an image, [channels,height,width]")
         colours, height, width = shape
-        sizes, larger = (_sizes((height, width), kernel, path) for path in (strides, up))
+        sizes, larger = (_map_sizes((height, width), kernel, path) for path in (strides, up))
         if sizes[-1] != larger[-1]:
             raise UserError(
                 f"model: the encoder ends at a map of {sizes[-1]}, the decoder begins with one of {larger[-1]}; "
@@ -232,13 +232,13 @@ class VAE(OneLayer):
         rest = (latent, activation, batch_norm)
         networks = (
             Encoder(sizes, [colours, *channels], kernel, list(strides), *rest, hidden, centred),
-            Decoder(larger, down, kernel, up, *rest, likelihood.channels(colours), likelihood),
+            Decoder(larger, down, kernel, up, *rest, likelihood.parameter_channels(colours), likelihood),
         )
         super().__init__(shape, latent, likelihood, *networks, prior or Isotropic())
 
 
-def _sizes(image: Size, kernel: int, strides: Sequence[int]) -> list[Size]:
-    """The sizes of an image and of the maps that convolutions with these strides make of it."""
+def _map_sizes(image: Size, kernel: int, strides: Sequence[int]) -> list[Size]:
+    """The sizes of an image and of the outputs of convolutions with these strides."""
     sizes = [image]
     for stride in strides:
         height, width = ((n + 2 * ((kernel - 1) // 2) - kernel) // stride + 1 for n in sizes[-1])

@@ -1,11 +1,11 @@
-r"""The variational information bottleneck: a classifier that sees an image through a stochastic code.
+r"""The variational information bottleneck: a classifier of a stochastic code of the image.
 
 $$q(z | x) = \mathcal N(\mu(x), \mathrm{diag}\, s(x)^2), \qquad
 \mathbb E_{q(z|x)}[-\log p(y | z)] + \beta\, R(x), \qquad
 R(x) = D_{KL}[q(z | x) \| p(z)], \quad p(z) = \mathcal N(0, I)$$
 
-The rate R bounds what z says of x, $I(Z; X) \le \mathbb E R$; an image on which the encoder spends more nats than on
-those it was trained on is suspected to be out.
+The expected rate bounds the mutual information, $I(Z; X) \le \mathbb E R$; a rate above those of training images
+suggests that an image is out-of-distribution.
 
 Source: Alemi et al. 2017 (Deep Variational Information Bottleneck), eq. 17; the rate as a score, Alemi et al. 2018
 (Uncertainty in the Variational Information Bottleneck); papers/generative_ensembles, section 2.
@@ -18,7 +18,7 @@ from torch.distributions import Normal, kl_divergence
 
 from oodgen.errors import UserError
 from oodgen.models.classifier import Trunk, scaled
-from oodgen.models.one_layer import posterior
+from oodgen.models.one_layer import diagonal_gaussian
 from oodgen.models.vae import Isotropic
 from oodgen.noise import Noise
 
@@ -26,7 +26,7 @@ __all__ = ["VIB"]
 
 
 class VIB(nn.Module):
-    r"""The bottleneck of images; logits are linear in z.
+    r"""The VIB classifier of images; logits are linear in z.
 
     Arguments:
         shape: Shape of an image, (C, H, W).
@@ -51,15 +51,15 @@ class VIB(nn.Module):
         return scaled(x)
 
     def code(self, y: Tensor) -> Normal:
-        """q(z|y), of codes (B, d)."""
-        return posterior(self.encoder(y))
+        """q(z|y), a Gaussian of codes (B, d)."""
+        return diagonal_gaussian(self.encoder(y))
 
     def features(self, y: Tensor) -> Tensor:
-        r"""$\mu$, (B, d)."""
+        r"""The posterior mean $\mu$, (B, d)."""
         return self.code(y).mean
 
     def logits(self, y: Tensor) -> Tensor:
-        r"""Of $\mu$, (B, K)."""
+        r"""Logits of $\mu$, (B, K)."""
         return self.head(self.features(y))
 
     def rate(self, y: Tensor) -> Tensor:

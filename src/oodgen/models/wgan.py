@@ -1,7 +1,7 @@
-r"""A Wasserstein GAN: a generator G of images and a critic D that tells them from the data.
+r"""A Wasserstein GAN: a generator G of images and a critic D that separates them from the data.
 
-With D kept 1-Lipschitz (`oodgen.methods.wgan` does so by a penalty), the largest gap
-$\mathbb E_{p(x)} D(x) - \mathbb E_{p(z)} D(G(z))$ is the Wasserstein distance of the two distributions.
+Over 1-Lipschitz D (`oodgen.methods.wgan` enforces this by a penalty) the maximum of
+$\mathbb E_{p(x)} D(x) - \mathbb E_{p(z)} D(G(z))$ is the Wasserstein-1 distance of the two distributions.
 
 Source: Arjovsky et al. 2017; Choi et al. 2019, section 4 (papers/generative_ensembles, section 2), whose networks are
 those of their VAE.
@@ -23,12 +23,12 @@ SLOPE = 0.2  # of the leaky ReLU below zero, TensorFlow's default
 class WGAN(nn.Module):
     r"""Generator and critic of images whose sides are multiples of 4; see `oodgen.models.critic.Critic`.
 
-    The critic halves a map twice, then takes what is left of it by one convolution without padding, 7 x 7 for images
-    of 28 x 28 and 8 x 8 for 32 x 32. The VAE's linear layer of d numbers follows, and one linear output. The generator
-    goes back by transposed convolutions: one from z to maps of that size, then twice one of 5 x 5 and one that doubles
-    them, and two of 5 x 5 at the end, the last of them plain. Its sigmoid is the mean of the VAE's Bernoulli decoder.
+    The critic: two pairs of 5 x 5 convolutions, the second of each with stride 2; one convolution over the remaining
+    map (7 x 7 for images of 28 x 28, 8 x 8 for 32 x 32); a linear layer to d numbers, as in the VAE, and one to D(x).
+    The generator mirrors it with transposed convolutions and ends with a 5 x 5 convolution and a sigmoid, the mean of
+    the VAE's Bernoulli decoder.
 
-    An image x of 256 levels is observed as x / 255: on this scale the gradient of D is penalised.
+    Stored pixels are observed as x / 255; the gradient of D is penalised on this scale.
 
     Arguments:
         shape: Image shape (C, H, W).
@@ -65,7 +65,7 @@ class WGAN(nn.Module):
             *(nn.Conv2d(c, 2 * c, 5, 1, 2), act, nn.Conv2d(2 * c, 2 * c, 5, 2, 2), act),
             *(nn.Conv2d(2 * c, 4 * latent, whole), act, nn.Flatten()),
         )
-        # linear on linear is no more than one of them, but it learns at another pace
+        # two linear layers: the same functions as one, but other learning dynamics
         self.critic = nn.Sequential(features, nn.Sequential(nn.Linear(4 * latent, latent), nn.Linear(latent, 1)))
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -78,7 +78,7 @@ class WGAN(nn.Module):
     def value(self, y: Tensor) -> Tensor:
         features, head = self.critic
         h = features(2 * y - 1).to(next(head.parameters()).dtype)
-        # scores are ranks of this number, in bf16 many of them would be ties
+        # metrics use ranks of this number; bf16 would make many ties
         with torch.autocast(y.device.type, enabled=False):
             return head(h).squeeze(1)
 
@@ -87,4 +87,4 @@ class WGAN(nn.Module):
 
     def generate(self, count: int, noise: Noise) -> Tensor:
         z = noise.normal("z", (1, count, self.latent), next(self.parameters()).device)[0]
-        return self.generator(z).to(z.dtype).sigmoid()  # above one half bf16 has fewer values than an image has levels
+        return self.generator(z).to(z.dtype).sigmoid()  # float32: above 1/2 bf16 has fewer values than 256 levels

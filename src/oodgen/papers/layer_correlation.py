@@ -61,12 +61,12 @@ def codes(run: Path, x: Any) -> "list[Tensor]":
     import torch
 
     from oodgen.detector import Detector
-    from oodgen.models.density import OpenHierarchy
+    from oodgen.models.density import HierarchyWithPosteriors
     from oodgen.noise import ExampleNoise
 
     found = Detector.load(run)
     model = found.model
-    if not isinstance(model, OpenHierarchy):
+    if not isinstance(model, HierarchyWithPosteriors):
         raise UserError(f"{run} holds a {type(model).__name__}, which shows no codes; give runs of a hierarchy")
     if tuple(x.shape[1:]) != tuple(model.shape):  # type: ignore[attr-defined, arg-type]
         raise UserError(f"{run} takes images of {tuple(model.shape)}, not of {tuple(x.shape[1:])}")  # type: ignore[attr-defined, arg-type]

@@ -18,7 +18,7 @@ __all__ = ["ODIN", "Mahalanobis"]
 
 @dataclass(frozen=True)
 class ODIN:
-    r"""A step that raises the predicted class's probability, then the maximum of a tempered softmax.
+    r"""Maximum of a temperature-scaled softmax after a gradient step that raises the predicted class's probability.
 
     $$\hat x = y - \varepsilon\, \mathrm{sign}\, \nabla_y [-\log S_{\hat c}(y; T)], \qquad
     -\max_c S_c(\hat x; T), \qquad S(y; T) = \mathrm{softmax}(\mathrm{logits}(y) / T)$$
@@ -27,13 +27,13 @@ class ODIN:
 
     Arguments:
         temperature: T.
-        eps: $\varepsilon$, where white is 1.
+        eps: $\varepsilon$, for pixels in [0, 1].
 
     Raises:
-        UserError: pytorch-ood is not there, or an option is out of range.
+        UserError: pytorch-ood is not installed, or an option is out of range.
 
-    Source: Liang et al. 2018, eq. 1 to 3. They chose both options by out examples, each pair's own; the defaults here
-    are the values they name most, and nothing is chosen.
+    Source: Liang et al. 2018, eq. 1 to 3. They chose both options on OOD examples of each pair of sets; the defaults
+    are their most frequent values.
     """
 
     temperature: float = 1000.0
@@ -50,7 +50,7 @@ class ODIN:
         return 500
 
     def __call__(self, model: Classifier, x: Tensor, noise: ExampleNoise) -> Evidence:
-        # bf16 would leave little of the tempered softmax
+        # bf16 is too coarse for the scaled softmax
         with torch.autocast(x.device.type, enabled=False):
             detector = _detectors().ODIN(model.logits, temperature=self.temperature, eps=self.eps)
             return {"score": detector.predict(model.observe(x, noise).clone()).detach()}
@@ -63,8 +63,8 @@ class Mahalanobis:
     $$\tfrac12 \min_k (f(x) - \mu_k)^\top S^{-1} (f(x) - \mu_k), \qquad
     S = \sum_k \sum_{i : y_i = k} (f(x_i) - \mu_k)(f(x_i) - \mu_k)^\top + 10^{-6} I$$
 
-    The paper's covariance is S / N: a factor of all distances, which changes no ranking. pytorch-ood sums S in float32:
-    where features are nearly collinear, as behind dead ReLUs, distances are inexact.
+    The paper's covariance is S / N, which scales all distances. pytorch-ood sums S in float32: distances are inexact
+    where features are nearly collinear, as after dead ReLUs.
 
     Evidence: `distance` (N,).
 
@@ -72,12 +72,12 @@ class Mahalanobis:
         fitted: `mean` (K, F) and `precision` (F, F), $S^{-1}$, from `fit`.
 
     Raises:
-        UserError: pytorch-ood is not there.
+        UserError: pytorch-ood is not installed.
 
     Source: Lee et al. 2018, eq. 1 and 2, of the last features and without their perturbation of the input.
     """
 
-    # of the weights and the training set, which name stored evidence already
+    # not in the repr, which names stored evidence: weights and training set, which determine it, are in that name too
     fitted: Mapping[str, Tensor] | None = field(default=None, repr=False)
     needs = Classifier
 
@@ -88,7 +88,7 @@ class Mahalanobis:
         return 500
 
     def fit(self, model: Classifier, examples: Iterable[tuple[Tensor, Tensor | None, ExampleNoise]]) -> "Mahalanobis":
-        """The probe with means and precision of what was trained on: stored examples, labels and noise by batches.
+        """The probe with class means and precision of batches of training examples, labels and noise.
 
         Raises:
             UserError: there are no labels.
@@ -99,14 +99,14 @@ class Mahalanobis:
                 raise UserError("Mahalanobis wants the labels of the inlier set, which has none; leave the probe out")
             features.append(model.features(model.observe(x, noise)).float())
             labels.append(y)
-        # numbered anew: which class is which does not matter, and a set may lack one
+        # classes are renumbered, since a set may lack some
         numbers = torch.cat(labels).unique(return_inverse=True)[1]
         made = _detectors().Mahalanobis(None).fit_features(torch.cat(features), numbers)
         return replace(self, fitted={"mean": made.mu, "precision": made.precision})
 
     def __call__(self, model: Classifier, x: Tensor, noise: ExampleNoise) -> Evidence:
         if self.fitted is None:
-            raise ValueError("Mahalanobis must be fitted on training examples before it is asked")
+            raise ValueError("Mahalanobis must be fitted on training examples before it is called")
         made = _detectors().Mahalanobis(None)
         made.mu, made.precision = (self.fitted[name].to(x.device) for name in ("mean", "precision"))
         return {"distance": made.predict_features(model.features(model.observe(x, noise)).float())}
@@ -116,7 +116,7 @@ def _detectors() -> Any:
     """pytorch-ood's detectors, which take seconds to import.
 
     Raises:
-        UserError: the package is not there.
+        UserError: the package is not installed.
     """
     try:
         return importlib.import_module("pytorch_ood.detector")

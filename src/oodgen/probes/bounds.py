@@ -16,19 +16,19 @@ __all__ = ["Bounds"]
 
 @dataclass(frozen=True)
 class Bounds:
-    r"""Bounds of all levels k = 0..L-1 from the same observed pixels, sharing the bottom-up computation.
+    r"""Bounds of all levels k = 0..L-1 of the same observed y, sharing the bottom-up computation.
 
-    Evidence, in nats: `l` (L, N) with $\mathcal L^{>k}$, `log_px` (L, N) with $\mathbb E \log p(x | z_{>k})$, `kl`
-    (L, N) with the KL of each layer in the ELBO, lowest first, and `iw` (N,) with the importance-weighted bound; on
-    demand `prior` (N,) with $\mathcal L^{>L} = \mathbb E_{p(z)} \log p(x | z)$, which the posterior has no part in.
+    Evidence, in nats: `l` (L, N), $\mathcal L^{>k}$; `log_px` (L, N), $\mathbb E \log p(x | z_{>k})$; `kl` (L, N), the
+    KL of each layer in the ELBO, lowest first; `iw` (N,), the importance-weighted bound; with `prior` also `prior`
+    (N,), $\mathcal L^{>L} = \mathbb E_{p(z)} \log p(x | z)$.
 
     Arguments:
         samples: S, the samples of the ELBO and of the importance-weighted bound.
         samples_k: Samples of $\mathcal L^{>k}$ for k > 0, a plain average.
-        prior: Ask for $\mathcal L^{>L}$ too (the last column of the paper's table 1).
-        up, down: The options of $\mathcal L^{>k}$; see `oodgen.models.layered.Layered`.
-        budget: Rows of the networks that one call may use, more samples are drawn in chunks; None for 400 on a CPU
-            (what its caches hold) and 16,384 on a GPU.
+        prior: Compute $\mathcal L^{>L}$ too (the last column of the paper's table 1).
+        up, down: The options of $\mathcal L^{>k}$; see `oodgen.models.layered.HierarchicalVAE`.
+        budget: Largest batch (examples x samples x levels) of one call of the networks; samples are drawn in chunks.
+            None for 400 on a CPU (whose caches hold it) and 16,384 on a GPU.
 
     Source: Havtorn et al. 2021, section 3.2 and eq. 9.
     """
@@ -50,7 +50,7 @@ class Bounds:
             raise UserError("probe options samples, samples_k and budget must be at least 1")
 
     def batch(self, model: Hierarchy) -> int:
-        # few examples with all their samples, so that the way up is computed once for each
+        # few examples with all their samples, so that the bottom-up pass is computed once per example
         rows = self.samples + (model.depth - 1 + self.prior) * self.samples_k
         return max(1, self._budget(next(model.parameters()).device) // rows)
 
@@ -77,7 +77,7 @@ class Bounds:
                 value[k] += bound.elbo.double().sum(0)
             if active[0] == 0:
                 kl += bounds[0].kls.double().sum(1)
-                weights.append(bounds[0].weights.double())
+                weights.append(bounds[0].log_weights.double())
             first += chunk
         count = torch.tensor(wanted, device=x.device).unsqueeze(1)
         importance = torch.cat(weights)

@@ -1,4 +1,4 @@
-"""What a classifier says of an example: its logits, and the rate of its code."""
+"""Outputs of classifiers: logits, and the rate of an information bottleneck."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
-r"""What the image alone says, without any model: the honest controls, and the complexity term of Serrà et al.
+r"""Statistics of the image alone, without a model: control scores, and the complexity term of Serrà et al.
 
-Each of these numbers may separate two data sets by itself; a detector is only worth its cost where it beats them.
+Each may separate two data sets by itself; a model's score is informative only if it does better.
 """
 
 import io
@@ -32,7 +32,7 @@ class ImageStatistics:
         return 1000
 
     def __call__(self, model: nn.Module, x: Tensor, noise: ExampleNoise) -> dict[str, Tensor]:
-        """Ask uint8 images x of shape (B, C, H, W); `model` and `noise` are ignored."""
+        """The statistics of uint8 images x, (B, C, H, W); `model` and `noise` are ignored."""
         bits = {"png_bits": compressed_bits(x, "png"), "jpeg2000_bits": compressed_bits(x, "jpeg2000")}
         return {**statistics(x), **bits}
 
@@ -42,8 +42,8 @@ def statistics(x: Tensor) -> dict[str, Tensor]:
 
     * mean: $\frac1D \sum_i p_i$.
     * entropy: $-\sum_i p_i \log p_i + (1 - p_i) \log (1 - p_i)$, in nats, the entropy of the image's dynamic
-      binarisation: what a Bernoulli decoder pays on average even if it reproduces the image. Smaller on MNIST than on
-      FashionMNIST, it alone separates the two test sets with an AUROC of .9979.
+      binarisation: the least expected negative log-likelihood of a Bernoulli decoder. It alone separates the test sets
+      of MNIST and FashionMNIST with an AUROC of .9979.
     * total_variation: $\sum |p_{h+1,w} - p_{h,w}| + \sum |p_{h,w+1} - p_{h,w}|$, anisotropic.
 
     Arguments:
@@ -55,20 +55,17 @@ def statistics(x: Tensor) -> dict[str, Tensor]:
     _check(x)
     p = x.float() / 255
     levels = torch.linspace(0, 1, 256, device=x.device)
-    entropy = (torch.special.entr(levels) + torch.special.entr(1 - levels))[
-        x.int()
-    ]  # a table: two logarithms less a pixel
+    entropy = (torch.special.entr(levels) + torch.special.entr(1 - levels))[x.int()]  # by lookup table
     vertical, horizontal = p.diff(dim=2).abs().sum((1, 2, 3)), p.diff(dim=3).abs().sum((1, 2, 3))
     return {"mean": p.mean((1, 2, 3)), "entropy": entropy.sum((1, 2, 3)), "total_variation": vertical + horizontal}
 
 
 def compressed_bits(x: Tensor, codec: Literal["png", "jpeg2000"] = "png") -> Tensor:
-    r"""Length $L(x)$ of the image's lossless code in bits (Serrà et al. 2020, Input Complexity, section 3).
+    r"""Length $L(x)$ of the losslessly compressed image in bits (Serrà et al. 2020, Input Complexity, section 3).
 
-    The whole code counts, its header included: among images of one shape the header shifts every L by the same number,
-    so no ranking depends on it. PNG is taken at zlib level 9, JPEG 2000 as the bare codestream of the reversible
-    transform, without the container of a .jp2 file. Lengths may differ by a few bytes between versions of zlib and
-    OpenJPEG. Images are coded on a few threads; Pillow lets go of the interpreter's lock for PNG alone.
+    The header is included: a constant for images of one shape. PNG is at zlib level 9, JPEG 2000 the bare codestream of
+    the reversible transform, without the container of a .jp2 file. Lengths may differ by a few bytes between versions
+    of zlib and OpenJPEG. Images are compressed on a few threads; Pillow releases the GIL for PNG only.
 
     Arguments:
         x: uint8 images with one or three colours, shape (B, C, H, W).
@@ -87,7 +84,7 @@ def compressed_bits(x: Tensor, codec: Literal["png", "jpeg2000"] = "png") -> Ten
     if codec == "png":
         options = {"format": "PNG", "compress_level": 9}
     elif codec == "jpeg2000":
-        # every wavelet level halves the image, and OpenJPEG refuses more levels than the smaller side allows
+        # every wavelet level halves the image; OpenJPEG rejects more levels than the smaller side allows
         resolutions = min(6, int(math.log2(min(x.shape[2:]))) + 1)
         options = {"format": "JPEG2000", "no_jp2": True, "irreversible": False, "num_resolutions": resolutions}
     else:

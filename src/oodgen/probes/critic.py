@@ -1,4 +1,4 @@
-"""What a critic thinks of each example."""
+"""The critic's value of each example."""
 
 from dataclasses import dataclass
 

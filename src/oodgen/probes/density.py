@@ -1,4 +1,4 @@
-r"""The log-density of each example, for models that state one exactly."""
+r"""The log-density of each example."""
 
 from copy import copy
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ __all__ = ["LogDensity"]
 
 @dataclass(frozen=True)
 class LogDensity:
-    r"""$\frac1S \sum_s \log p(y_s)$ over S observations $y_s$ of an example, such as its dequantisations.
+    r"""$\frac1S \sum_s \log p(y_s)$ over S observations $y_s$ of an example, for instance dequantisations.
 
-    The mean over dequantisations is a lower bound on the log-mass of the stored image (Theis et al. 2016, section 3.1),
-    and so is one of them on average; more make it less noisy, and no tighter.
+    Its expectation is a lower bound on the log-mass of the stored image (Theis et al. 2016, section 3.1); a larger S
+    reduces its variance only.
 
-    Evidence, in nats, as the first level of `oodgen.probes.bounds.Bounds` has it: `l` (1, N) and `log_px` (1, N), which
-    are equal where the density is exact; of a variational model `l` is the ELBO with one sample of z for each s.
+    Evidence, in nats, named as the level k = 0 of `oodgen.probes.bounds.Bounds`: `l` (1, N) and `log_px` (1, N), equal
+    for exact densities; for a variational model `l` is the ELBO with one sample of z for each s.
 
     Arguments:
         samples: S.
@@ -43,9 +43,9 @@ class LogDensity:
 
     def __call__(self, model: Density, x: Tensor, noise: ExampleNoise) -> Evidence:
         value, log_px = (torch.zeros(1, len(x), dtype=torch.float64, device=x.device) for _ in range(2))
-        for s in range(self.samples):  # a pass for each: the rows of a call do not grow with S
-            draw = copy(noise)  # whichever kind it is
-            draw.first += s
+        for s in range(self.samples):  # one pass each, so that memory does not grow with S
+            draw = copy(noise)  # keeps subclasses of ExampleNoise
+            draw.first_sample += s
             bound = model(model.observe(x, draw), draw)
             value += bound.elbo.double()
             log_px += bound.log_px.double()

@@ -1,4 +1,4 @@
-"""A probe of single models, asked of every member of an ensemble."""
+"""A probe of single models, applied to every member of an ensemble."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,16 +16,15 @@ __all__ = ["Members"]
 
 @dataclass(frozen=True)
 class Members:
-    """The evidence of each member that counts, stacked along a leading axis: what one says as (..., N) is (M, ..., N).
+    """The probe's evidence (..., N) of each active member, stacked along a leading axis: (M, ..., N).
 
-    Each member is asked with noise of its own, of `member_seed`: the first one with that of a single model. But they
-    are asked of one example: its binarisation or dequantisation is the first one's, or the variance over members would
-    be in part that over observations. A probe that needs a reference is fitted for each member by itself, with that
-    noise too.
+    Each member has its own noise, seeded by `member_seed`, except for the noise of `observe`: binarisation and
+    dequantisation are those of the first member, since the variance over members should not contain that of
+    observations. A probe with `fit` is fitted for each member, with the same noise.
 
     Arguments:
-        probe: The question to each.
-        fitted: What the probe took from its reference, for each member that counts, (M, ...), from `fit`.
+        probe: The probe of single models.
+        fitted: Tensors (M, ...) of the fitted probes of the active members, from `fit`.
     """
 
     probe: Probe
@@ -33,7 +32,7 @@ class Members:
     needs = Ensemble
 
     def batch(self, model: Ensemble) -> int:
-        return self.probe.batch(next(iter(model.there().values())))
+        return self.probe.batch(next(iter(model.active_members().values())))
 
     @property
     def gradients(self) -> bool:
@@ -42,34 +41,34 @@ class Members:
 
     @property
     def fit(self) -> Callable[..., "Members"] | None:
-        """As `oodgen.probes.probe.Probe` says; None where the probe needs no reference."""
+        """See `oodgen.probes.probe.Probe`; None if the probe has no `fit`."""
         return self._fit if callable(getattr(self.probe, "fit", None)) else None
 
     def _fit(self, model: Ensemble, examples: Iterable[tuple[Tensor, Tensor | None, ExampleNoise]]) -> "Members":
-        given, probe = list(examples), cast(Any, self.probe)  # as stored: each member passes over them
-        found = [
-            probe.fit(member, ((x, y, _Own(noise, i)) for x, y, noise in given)).fitted
-            for i, member in model.there().items()
+        batches, probe = list(examples), cast(Any, self.probe)  # a list: each member iterates over them
+        fitted = [
+            probe.fit(member, ((x, y, _MemberNoise(noise, i)) for x, y, noise in batches)).fitted
+            for i, member in model.active_members().items()
         ]
-        return replace(self, fitted={name: torch.stack([one[name] for one in found]) for name in found[0]})
+        return replace(self, fitted={name: torch.stack([one[name] for one in fitted]) for name in fitted[0]})
 
     def __call__(self, model: Ensemble, x: Tensor, noise: ExampleNoise) -> Evidence:
-        said, whole = [], cast(Any, self.probe)
-        for row, (i, member) in enumerate(model.there().items()):
-            own = {name: value[row] for name, value in self.fitted.items()}
-            probe = replace(whole, fitted=own) if own else whole
-            said.append(probe(member, x, _Own(noise, i)))
-        return {name: torch.stack([one[name] for one in said]) for name in said[0]}
+        outputs, template = [], cast(Any, self.probe)
+        for row, (i, member) in enumerate(model.active_members().items()):
+            fitted = {name: value[row] for name, value in self.fitted.items()}
+            probe = replace(template, fitted=fitted) if fitted else template
+            outputs.append(probe(member, x, _MemberNoise(noise, i)))
+        return {name: torch.stack([one[name] for one in outputs]) for name in outputs[0]}
 
 
-class _Own(ExampleNoise):
-    """A member's noise; that of the site x, at which examples are observed, is the first member's."""
+class _MemberNoise(ExampleNoise):
+    """A member's noise; at the site "x" of `observe` it is the first member's."""
 
     def __init__(self, noise: ExampleNoise, member: int) -> None:
-        super().__init__(member_seed(noise.seed, member), noise.index, noise.first)
+        super().__init__(member_seed(noise.seed, member), noise.index, noise.first_sample)
         self.first_seed = member_seed(noise.seed, 1)
 
     def uniform(self, site: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
         if site == "x":
-            return ExampleNoise(self.first_seed, self.index, self.first).uniform(site, shape, device)
+            return ExampleNoise(self.first_seed, self.index, self.first_sample).uniform(site, shape, device)
         return super().uniform(site, shape, device)

@@ -1,4 +1,4 @@
-"""What a probe is: an expensive question to a model, asked once of every example."""
+"""The interface of probes: an expensive function of model and example, evaluated once for every example."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,38 +9,38 @@ from torch import Tensor, nn
 
 from oodgen.noise import ExampleNoise
 
-__all__ = ["Evidence", "Probe", "asking"]
+__all__ = ["Evidence", "Probe", "probe_grad_mode"]
 
-# Named per-example numbers, float32; the last axis is the example.
+# Named tensors of per-example numbers, float32; the last axis is the example.
 Evidence = Mapping[str, Tensor]
 
 
 class Probe(Protocol):
-    """A question to (model, x); its options are its constructor's arguments.
+    """A function of (model, x) with the options of its constructor.
 
-    One that needs a reference has `fit(model, examples)`, with the examples that were trained on as batches of
-    (x, labels, noise), and returns itself with the tensors `fitted`; a detector takes these from the run.
+    A probe with statistics of the training set has `fit(model, examples)`, `examples` being batches of (x, labels or
+    None, noise), which returns a copy whose mapping `fitted` holds the tensors; a run stores these for its detector.
 
-    One that takes gradients says so with a class attribute `gradients = True`; see `asking`.
+    A probe that takes gradients has the class attribute `gradients = True`; see `probe_grad_mode`.
     """
 
-    needs: type  # the Protocol or class that the model must offer; object where no model is asked
+    needs: type  # class or Protocol of the model; object if the model is not used
 
     def batch(self, model: nn.Module) -> int:
-        """How many examples to ask of at once."""
+        """The batch size in which examples are evaluated."""
         ...
 
     def __call__(self, model: nn.Module, x: Tensor, noise: ExampleNoise) -> Evidence:
-        """The evidence of stored examples x, shape (B, ...)."""
+        """The evidence of stored examples x, (B, ...), uint8 images or float32 rows."""
         ...
 
 
 @contextmanager
-def asking(probe: Probe, model: nn.Module) -> Iterator[None]:
-    """How a probe is called and fitted: under `torch.inference_mode`, where nothing has a gradient, not even later.
+def probe_grad_mode(probe: Probe, model: nn.Module) -> Iterator[None]:
+    """The context in which a probe is called and fitted: `torch.inference_mode`.
 
-    One with `gradients = True` is called outside of it with gradients recorded; it may change the parameters'
-    `requires_grad` and `grad`, which are put back afterwards.
+    With `gradients = True` it is `torch.enable_grad` instead; the parameters' `requires_grad` and `grad`, which the
+    probe may change, are restored afterwards.
     """
     if not getattr(probe, "gradients", False):
         with torch.inference_mode():

@@ -1,6 +1,6 @@
-r"""Scores of what a classifier's logits say. Larger = more out-of-distribution.
+r"""Scores of a classifier's logits. Larger = more out-of-distribution.
 
-Of one classifier logits are (K, N). Of a deep ensemble they are (M, K, N), and p(c|x) is the mean of its members'
+The logits of one classifier are (K, N); those of a deep ensemble are (M, K, N), and p(c|x) is the mean of the members'
 probabilities.
 
 Source: Hendrycks & Gimpel 2017 (maximum probability); Lakshminarayanan et al. 2017, section 2.4 (deep ensembles).
@@ -30,12 +30,12 @@ def entropy(evidence: Mapping[str, Tensor], probe: str = "classifier") -> Tensor
 
 
 def most_probable(evidence: Mapping[str, Tensor], probe: str = "classifier") -> Tensor:
-    r"""$\arg\max_c p(c | x)$, the class itself, (N,): no score, but what is right or wrong."""
+    r"""$\arg\max_c p(c | x)$, the predicted class, (N,); not an OOD score, used for the accuracy."""
     return _probabilities(evidence[f"{probe}/logits"]).argmax(0)
 
 
 def logit(evidence: Mapping[str, Tensor], probe: str = "classifier") -> Tensor:
-    """The logit of a classifier that tells inliers from negatives, large for negatives."""
+    """The logit of a binary classifier of inliers against negatives, large for negatives."""
     return evidence[f"{probe}/logits"][0]
 
 

@@ -18,16 +18,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from oodgen.scores.likelihood import level
+from oodgen.scores.likelihood import select_level
 
-__all__ = ["BestMember", "each", "mean", "member", "variance", "waic"]
+__all__ = ["BestMember", "mean", "member", "member_scores", "variance", "waic"]
 
 Evidence = Mapping[str, Tensor]
 Score = Callable[[Evidence], Tensor]
 
 
-class _Alone(Evidence):
-    """Evidence as if one member had been asked alone: without the member axis of what a probe says of all."""
+class _OneMember(Evidence):
+    """The evidence of one member: entries of `probe` without their leading axis of members."""
 
     def __init__(self, evidence: Evidence, probe: str, row: int) -> None:
         self.evidence, self.probe, self.row = evidence, probe, row
@@ -43,50 +43,50 @@ class _Alone(Evidence):
         return len(self.evidence)
 
 
-def each(evidence: Evidence, score: Score, probe: str = "members") -> Tensor:
+def member_scores(evidence: Evidence, score: Score, probe: str = "members") -> Tensor:
     """The score of every member, (M, N), float64.
 
     Arguments:
-        evidence: Holds what `probe` says, with a leading axis of members.
-        score: Of a single model's evidence.
-        probe: The probe that asked all members.
+        evidence: Holds `<probe>/...`, with a leading axis of members.
+        score: A score of a single model's evidence.
+        probe: Name of the `Members` probe.
 
     Raises:
-        KeyError: the probe said nothing.
+        KeyError: there is no evidence of the probe.
     """
     names = [name for name in evidence if name.startswith(f"{probe}/")]
     if not names:
         raise KeyError(f"{probe}/...")
     members = len(evidence[names[0]])
-    return torch.stack([score(_Alone(evidence, probe, row)).double() for row in range(members)])
+    return torch.stack([score(_OneMember(evidence, probe, row)).double() for row in range(members)])
 
 
 def member(evidence: Evidence, score: Score, i: int = 1, probe: str = "members") -> Tensor:
-    r"""$s_i$, i = 1..M, counted without those that training dropped; see `each`.
+    r"""$s_i$ of the i-th member that training did not drop, i = 1..M; see `member_scores`.
 
     Raises:
         IndexError: there is no such member.
     """
-    return level(each(evidence, score, probe), i, first=1, name="member")
+    return select_level(member_scores(evidence, score, probe), i, first=1, name="member")
 
 
 def mean(evidence: Evidence, score: Score, probe: str = "members") -> Tensor:
-    r"""$\frac1M \sum_i s_i$; see `each`."""
-    return each(evidence, score, probe).mean(0)
+    r"""$\frac1M \sum_i s_i$; see `member_scores`."""
+    return member_scores(evidence, score, probe).mean(0)
 
 
 def variance(evidence: Evidence, score: Score, probe: str = "members") -> Tensor:
-    r"""The population variance $\frac1M \sum_i (s_i - \bar s)^2$, in squares of the score's unit; see `each`."""
-    return each(evidence, score, probe).var(0, correction=0)
+    r"""The population variance $\frac1M \sum_i (s_i - \bar s)^2$, unit squared; see `member_scores`."""
+    return member_scores(evidence, score, probe).var(0, correction=0)
 
 
 def waic(evidence: Evidence, score: Score, probe: str = "members") -> Tensor:
     r"""$-\mathrm{WAIC} = -\big(\mathbb E_i \log p_{\theta_i}(x) - \mathrm{Var}_i \log p_{\theta_i}(x)\big)$.
 
-    The two parts have different units, so the unit weighs them: here nats for each example, not each dimension.
+    Mean and variance have different units, so that the sum depends on the unit: nats per example, not per dimension.
 
     Arguments:
-        evidence, probe: See `each`.
+        evidence, probe: See `member_scores`.
         score: $-\log p$ of a single model, nats.
     """
     return mean(evidence, score, probe) + variance(evidence, score, probe)
@@ -94,14 +94,14 @@ def waic(evidence: Evidence, score: Score, probe: str = "members") -> Tensor:
 
 @dataclass(frozen=True)
 class BestMember:
-    r"""The score of the member that explains held-out inliers best: the smallest mean of s on the validation split.
+    r"""The score of the member with the smallest mean of s on the inlier validation split, i.e. the best likelihood.
 
-    An ensemble should beat it, or M - 1 trainings were for nothing. It is chosen without OOD data.
+    A baseline for ensembles; it is chosen without OOD data.
 
     Arguments:
         score: $-\log p$ of a single model, nats.
-        probe: The probe that asked all members.
-        best: The member, 1 the first, from `fit`.
+        probe: Name of the `Members` probe.
+        best: Number of the member, counted from 1, from `fit`.
     """
 
     score: Score
@@ -109,8 +109,8 @@ class BestMember:
     best: int | None = None
 
     def fit(self, evidence: Evidence) -> "BestMember":
-        """The score with its member chosen on inlier evidence that is neither trained on nor tested on."""
-        return replace(self, best=1 + int(each(evidence, self.score, self.probe).mean(1).argmin()))
+        """The score of the best member on the evidence of held-out inliers (neither training nor test)."""
+        return replace(self, best=1 + int(member_scores(evidence, self.score, self.probe).mean(1).argmin()))
 
     def __call__(self, evidence: Evidence) -> Tensor:
         if self.best is None:

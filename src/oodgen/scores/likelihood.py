@@ -1,17 +1,17 @@
-r"""Scores that are one bound or one divergence. Larger = more out-of-distribution; nats per example."""
+r"""Scores that are a single bound, KL or statistic. Larger = more out-of-distribution; nats per example."""
 
 from collections.abc import Mapping
 
 from torch import Tensor
 
-__all__ = ["below", "bound", "importance", "kl", "level", "prior", "statistic"]
+__all__ = ["below", "bound", "importance", "kl", "prior", "select_level", "statistic"]
 
 
-def level(values: Tensor, k: int, first: int = 0, name: str = "level k") -> Tensor:
+def select_level(values: Tensor, k: int, first: int = 0, name: str = "level k") -> Tensor:
     """Row k of `values`, whose rows are numbered from `first`.
 
     Raises:
-        IndexError: there is no such row; a negative k would otherwise silently count from the top.
+        IndexError: there is no such row; also for negative k, which would count from the end.
     """
     if not first <= k < first + len(values):
         raise IndexError(f"{name}={k} of {first}..{first + len(values) - 1}")
@@ -26,12 +26,12 @@ def bound(evidence: Mapping[str, Tensor], k: int = 0, probe: str = "bounds") -> 
         k: The level.
         probe: The probe whose bounds to take.
     """
-    return -level(evidence[f"{probe}/l"], k)
+    return -select_level(evidence[f"{probe}/l"], k)
 
 
 def below(evidence: Mapping[str, Tensor], layer: int, probe: str = "below") -> Tensor:
     r"""$-\mathcal L^{<l}$, l = `layer` = 2..L; needs the probe `oodgen.probes.below.Below`."""
-    return -level(evidence[f"{probe}/l"], layer, first=2, name="layer")
+    return -select_level(evidence[f"{probe}/l"], layer, first=2, name="layer")
 
 
 def prior(evidence: Mapping[str, Tensor], probe: str = "bounds") -> Tensor:
@@ -46,9 +46,9 @@ def importance(evidence: Mapping[str, Tensor], probe: str = "bounds") -> Tensor:
 
 def kl(evidence: Mapping[str, Tensor], layer: int, probe: str = "bounds") -> Tensor:
     r"""$\mathbb E_q \log q(z_i | \cdot) - \log p(z_i | \cdot)$ of layer i = `layer`, 1 the lowest."""
-    return level(evidence[f"{probe}/kl"], layer, first=1, name="layer")
+    return select_level(evidence[f"{probe}/kl"], layer, first=1, name="layer")
 
 
 def statistic(evidence: Mapping[str, Tensor], name: str, probe: str = "image") -> Tensor:
-    """What a probe says by a name: of the image alone, as a control without any model, or of its reconstruction."""
+    """The evidence `<probe>/<name>` itself: a statistic of the image alone (a control), or of its reconstruction."""
     return evidence[f"{probe}/{name}"]

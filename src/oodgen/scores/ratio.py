@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from oodgen.errors import UserError
-from oodgen.scores.ensemble import each
-from oodgen.scores.likelihood import level
+from oodgen.scores.ensemble import member_scores
+from oodgen.scores.likelihood import select_level
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ __all__ = ["DeviatingLevel", "background", "input_complexity", "llr", "llr_ada",
 
 
 def _levels(evidence: Mapping[str, Tensor], probe: str, kl: str) -> Tensor:
-    r"""$\mathcal L^{>k}$ for k = 0..L-1, (L, N), with the KL of z_{>k} or, as in the authors' script, of the ELBO."""
+    r"""$\mathcal L^{>k}$ for k = 0..L-1, (L, N), with the KL of z_{>k} or (authors' script) that of the ELBO."""
     if kl == "own":
         return evidence[f"{probe}/l"]
     if kl == "elbo":
@@ -40,21 +40,21 @@ def llr(
         evidence: Holds `<probe>/l`, `<probe>/log_px`, each (L, N), and `<probe>/kl` (layers, N).
         k: The level, 1..L-1.
         importance: Take the importance-weighted bound for $\mathcal L$ (eq. 9, $\mathrm{LLR}_S^{>k}$);
-            $\mathcal L^{>k}$ stays a plain average, or the ratio would tend to 0.
-        kl: "own": the KL of $z_{>k}$ in $\mathcal L^{>k}$ (eq. 5). "elbo": the ELBO's whole KL in both, which cancels
-            and leaves $\mathbb E \log p(x|z_{>0}) - \mathbb E \log p(x|z_{>k})$.
+            $\mathcal L^{>k}$ remains an average over samples, since the ratio would otherwise tend to 0.
+        kl: "own": $\mathcal L^{>k}$ contains the KL of $z_{>k}$ (eq. 5). "elbo": both bounds contain the KL of the
+            ELBO, which cancels, and the ratio is $\mathbb E \log p(x|z_{>0}) - \mathbb E \log p(x|z_{>k})$.
         probe: The probe whose bounds to take.
     """
     levels = _levels(evidence, probe, kl)
-    return (evidence[f"{probe}/iw"] if importance else levels[0]) - level(levels[1:], k, first=1)
+    return (evidence[f"{probe}/iw"] if importance else levels[0]) - select_level(levels[1:], k, first=1)
 
 
 def llr_between(
     evidence: Mapping[str, Tensor], k: int, layer: int, probe: str = "bounds", below: str = "below"
 ) -> Tensor:
-    r"""$\mathrm{LLR}^{>k}_{<l} = \mathcal L^{<l} - \mathcal L^{>k}$: trusting the layers below l or above k.
+    r"""$\mathrm{LLR}^{>k}_{<l} = \mathcal L^{<l} - \mathcal L^{>k}$: posterior of the layers below l against above k.
 
-    With l = L + 1 it would be $\mathrm{LLR}^{>k}$, whose $\mathcal L$ trusts all layers.
+    For l = L + 1 it would be $\mathrm{LLR}^{>k}$.
 
     Arguments:
         evidence: Holds `<probe>/l` (L, N) and `<below>/l` (L - 1, N), whose first row is $\mathcal L^{<2}$.
@@ -62,14 +62,14 @@ def llr_between(
         layer: l, 2..L.
         probe, below: The probes of the two bounds.
     """
-    return level(evidence[f"{below}/l"], layer, first=2, name="layer") - level(evidence[f"{probe}/l"][1:], k, first=1)
+    lower = select_level(evidence[f"{below}/l"], layer, first=2, name="layer")
+    return lower - select_level(evidence[f"{probe}/l"][1:], k, first=1)
 
 
 def llr_ada(evidence: Mapping[str, Tensor], kl: Literal["own", "elbo"] = "own", probe: str = "bounds") -> Tensor:
     r"""The adaptive ratio $\sum_{k=1}^{L-1} w_k (\mathcal L^{>k-1} - \mathcal L^{>k})$, $w_k = \ell_k / \ell_{k-1}$.
 
-    $\ell_k = \mathbb E \log p(x | z_{>k})$, kept below -1 nat so that no weight changes sign or blows up. The term of
-    k = 0 is zero, since both bounds come from the same samples.
+    $\ell_k = \mathbb E \log p(x | z_{>k})$ is clamped to at most -1 nat, so that weights are positive and bounded.
 
     Raises:
         IndexError: the model has one layer.
@@ -77,7 +77,7 @@ def llr_ada(evidence: Mapping[str, Tensor], kl: Literal["own", "elbo"] = "own", 
     Source: Li et al. 2022, eq. 11 (papers/adaptive_llr, section 4).
     """
     levels = _levels(evidence, probe, kl)
-    level(levels, 1)  # of one layer there is nothing to add up, and 0 would be the score of every example
+    select_level(levels, 1)  # with one layer the sum is empty
     log_px = evidence[f"{probe}/log_px"]
     if (log_px > 0).any():
         log.warning(
@@ -90,7 +90,7 @@ def llr_ada(evidence: Mapping[str, Tensor], kl: Literal["own", "elbo"] = "own", 
 
 @dataclass(frozen=True)
 class DeviatingLevel:
-    r"""The paper's rule for k without OOD data: take the level whose ratio deviates most from the inlier reference.
+    r"""Havtorn et al.'s rule for k without OOD data: the level whose ratio deviates most from its inlier distribution.
 
     $\max_k |\mathrm{LLR}^{>k} - m_k| / s_k$ with mean $m_k$ and standard deviation $s_k$ of $\mathrm{LLR}^{>k}$ on the
     validation split. Source: Havtorn et al. 2021, section 5 (flag when any k deviates).
@@ -104,7 +104,7 @@ class DeviatingLevel:
     reference: Tensor | None = None
 
     def fit(self, evidence: Mapping[str, Tensor]) -> "DeviatingLevel":
-        """The rule with its reference taken from inlier evidence that is neither trained on nor tested on."""
+        """The rule with its reference from the evidence of held-out inliers (neither training nor test)."""
         ratios = self._ratios(evidence)
         return replace(self, reference=torch.stack([ratios.mean(1), ratios.std(1).clamp_min(1e-6)]))
 
@@ -116,7 +116,7 @@ class DeviatingLevel:
 
     def _ratios(self, evidence: Mapping[str, Tensor]) -> Tensor:
         levels = evidence[f"{self.probe}/l"].double()
-        level(levels, 1)
+        select_level(levels, 1)
         return levels[0] - levels[1:]
 
 
@@ -126,11 +126,11 @@ def input_complexity(
     probe: str = "bounds",
     image: str = "image",
 ) -> Tensor:
-    r"""$-\log_2 p(x) - \mathrm{bits}(x)$: the bound against the size of the compressed image, bits.
+    r"""$-\log_2 p(x) - \mathrm{bits}(x)$: the ELBO's code length minus the size of the compressed image, bits.
 
-    A density of pixels counts as the mass of a bin, up to a constant, which moves no rank. A Bernoulli model codes a
-    binarised image, of at most one bit a pixel, and the codec the grey one: there the difference compares two images,
-    and the codec's side, several times as large, decides.
+    A density of pixels differs from the mass of a bin by a constant, which changes no rank. A Bernoulli model codes the
+    binarised image, of at most one bit a pixel, and the codec the grey one, which is several times as long and
+    dominates the difference.
 
     Source: Serra et al. 2020 (input complexity).
     """
@@ -142,21 +142,21 @@ def background(
 ) -> Tensor:
     r"""$\log p_{\theta_0}(x) - \log p_\theta(x)$ of two models: $\theta$ of images, $\theta_0$ of mutated ones.
 
-    What both find likely, as a plain background, cancels; what is left says how little x has of what makes an inlier.
-    Which member is which the evidence does not say: `data.mutation=[0, 0.2]` makes them in this order.
+    What both models learn, as the background, cancels; the ratio measures the semantics of inliers. The evidence must
+    hold $\theta$ first; `data.mutation=[0, 0.2]` trains the members in this order.
 
     Arguments:
-        evidence: Holds what `probe` says of two members, $\theta$ and then $\theta_0$.
+        evidence: Holds `<probe>/...` of two members, $\theta$ and then $\theta_0$.
         score: $-\log p$ of a single model, nats.
-        probe: The probe that asked both.
+        probe: Name of the `Members` probe.
 
     Raises:
-        KeyError: the probe said nothing.
+        KeyError: there is no evidence of the probe.
         IndexError: there are not two members.
 
     Source: Ren et al. 2019 (Likelihood Ratios for Out-of-Distribution Detection), section 3, with the sign of a score.
     """
-    minus_log_p = each(evidence, score, probe)
+    minus_log_p = member_scores(evidence, score, probe)
     if len(minus_log_p) != 2:
         raise IndexError(f"a model and its background, not {len(minus_log_p)} members,")
     return minus_log_p[0] - minus_log_p[1]

@@ -1,4 +1,4 @@
-r"""How far an example's likelihood lies from what is usual, in either direction. Larger = more out-of-distribution."""
+r"""Distance of an example's log-likelihood from its mean on inliers. Larger = more out-of-distribution."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ __all__ = ["Typicality"]
 class Typicality:
     r"""$|-\mathcal L(x) - \hat h|$, $\hat h$ the mean of $-\mathcal L$ on inlier validation examples; nats.
 
-    The test of the typical set for single examples: an example may be too likely as well as too unlikely.
+    The typicality test for single examples: a likelihood may be too large as well as too small.
 
     Arguments:
         probe: The probe whose bounds to take.
@@ -27,7 +27,7 @@ class Typicality:
     reference: float | None = None
 
     def fit(self, evidence: Mapping[str, Tensor]) -> "Typicality":
-        """The score with its reference taken from inlier evidence that is neither trained on nor tested on."""
+        """The score with its reference from the evidence of held-out inliers (neither training nor test)."""
         return replace(self, reference=bound(evidence, probe=self.probe).double().mean().item())
 
     def __call__(self, evidence: Mapping[str, Tensor]) -> Tensor:
