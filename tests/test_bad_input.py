@@ -68,16 +68,22 @@ def _parts(root: Path) -> list[Path]:
         (["+trainer.limit_train_batches=-1"], ["trainer", "limit_train_batches"]),
         (["data=folder"], ["data.inlier.root"]),
         (["seed=["], ["seed=["]),
+        (["name=../../../escape"], ["oodgen: name='../../../escape' must be a single name"]),
+        (["name=.."], ["oodgen: name='..' must be a single name"]),
+        (["name=''"], ["oodgen: name='' must be a single name"]),
+        (["+scores={../x:{_target_:oodgen.scores.ratio.llr_ada,_partial_:true}}"], ["one of scores='../x'"]),
+        (["+data.out={../x:{_target_:oodgen.data.mnist.mnist}}"], ["one of data.out='../x'"]),
         (["model=hvae_natural_small"], ["[3, 32, 32]", "photos has [1, 28, 28]"]),
         (["scores.kl_3.layer=9"], ["kl_3", "bounds/"]),
         (["+scores.x={_target_:oodgen.scores.ratio.llr,_partial_:true}"], ["scores.x", "missing", "'k'"]),
         (["~probes.image"], ["image/"]),
     ],
 )
-def test_a_wrong_word_is_named(command, arguments, words):
+def test_a_wrong_word_is_named(command, tmp_path, arguments, words):
     ended = command("smoke=true", "device.accelerator=cpu", *arguments)
     assert ended.code == 2, ended.err
     assert all(word in ended.error for word in words), ended.error
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["runs"])
 
 
 @pytest.mark.parametrize(("name", "mend"), [("bestt", "name last, best or epochN"), ("epoch9", "snapshots=[9]")])

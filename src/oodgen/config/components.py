@@ -16,6 +16,7 @@ from oodgen.data.module import OODDataModule
 from oodgen.errors import UserError
 from oodgen.models.ensemble import Ensemble
 from oodgen.probes.members import Members
+from oodgen.runs.files import check_name
 from oodgen.runs.labels import label, labelled
 from oodgen.training.device import Device
 
@@ -54,8 +55,12 @@ def build_components(config: dict[str, Any]) -> Components:
     if unknown:
         raise UserError(f"unknown option {unknown[0]!r}; there are: {', '.join(KEYS)}")
     for group in ("probes", "scores", "controls", "means", "callbacks", "logger"):
-        for name in (name for name, part in config[group].items() if part is None):
-            raise UserError(f"{group}.{name}=null names nothing; leave it out with ~{group}.{name}")
+        for name, part in config[group].items():
+            check_name(str(name), f"the name of one of {group}")
+            if part is None:
+                raise UserError(f"{group}.{name}=null names nothing; leave it out with ~{group}.{name}")
+    for name in config["data"].get("out") or ():
+        check_name(str(name), "the name of one of data.out")
     config = {**config, "name": str(config["name"])}  # name=1 is a number to Hydra
     if config["smoke"]:
         config = _smoke(config)

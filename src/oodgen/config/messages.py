@@ -14,6 +14,7 @@ from oodgen.runs.locations import config_dir
 
 __all__ = ["line"]
 
+RESOLVED = "UserError raised while resolving interpolation: "  # what OmegaConf puts before an error of our resolvers
 UNKNOWN = re.compile(r"Could not override '(.+)'\.\nTo append to your config use")
 
 
@@ -24,6 +25,8 @@ def line(error: BaseException, arguments: Sequence[str] = ()) -> str:
         error: Whatever stopped a command.
         arguments: The command's, to look for what resembles a word that was not found.
     """
+    if (said := str(error)).startswith(RESOLVED):
+        return said.removeprefix(RESOLVED).splitlines()[0]
     if isinstance(error, OSError) and error.filename:
         return (
             f"cannot write {error.filename}: {error.strerror}; free some space or choose another folder with runs=DIR"

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from oodgen.errors import UserError
-from oodgen.runs.files import sha256, whole, write_text
+from oodgen.runs.files import check_name, sha256, whole, write_text
 
 __all__ = ["Dataset", "Read", "Split", "Transform", "exists", "find", "load", "prepare", "require", "verify"]
 
@@ -56,6 +56,9 @@ class Dataset:
     about: str = ""
     raw: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     of: "Dataset | None" = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "the name of a data set")
 
 
 class Split(NamedTuple):

@@ -9,6 +9,7 @@ from pathlib import Path
 from oodgen.data.catalog import Dataset, Read
 from oodgen.data.images import stack
 from oodgen.errors import UserError
+from oodgen.runs.files import as_name
 
 __all__ = ["folder", "images"]
 
@@ -74,7 +75,7 @@ def folder(root: str | Path, shape: Sequence[int] = (3, 32, 32)) -> Dataset:
         return stack(chosen, size), None
 
     return Dataset(
-        f"{home.resolve().name}-{digest.hexdigest()[:8]}",
+        f"{as_name(home.resolve().name)}-{digest.hexdigest()[:8]}",
         size,
         {},
         "yours",

@@ -1,7 +1,8 @@
-"""Files written whole or not at all, and their hashes."""
+"""Files written whole or not at all, their hashes, and which names may become those of files."""
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,9 @@ from pathlib import Path
 
 from oodgen.errors import UserError
 
-__all__ = ["sha256", "whole", "write_text"]
+__all__ = ["as_name", "check_name", "sha256", "whole", "write_text"]
+
+LONGEST = 100  # bytes of a name, so that what is put before and after it still makes a file's name
 
 
 @contextmanager
@@ -54,3 +57,30 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_name(name: str, what: str) -> str:
+    """A name that may be one of a file, a folder or a column of a CSV; returned as it is.
+
+    Arguments:
+        name: The name.
+        what: Whose it is, for the error.
+
+    Raises:
+        UserError: it is empty or too long, does not begin with a letter, a digit or an underscore, or holds a slash, a
+            comma, a quotation mark or what cannot be printed.
+    """
+    plain = re.fullmatch(r"""\w[^/\\,"']*""", name) and name.isprintable()
+    if not plain or len(name.encode()) > LONGEST:
+        raise UserError(
+            f"{what}={name!r} must be a single name of at most {LONGEST} bytes: a letter, a digit or _ first, and no "
+            "slash, comma or quotation mark"
+        )
+    return name
+
+
+def as_name(text: str) -> str:
+    """A text cut and its characters replaced by underscores where `check_name` would refuse it."""
+    name = "".join(c if c.isprintable() and c not in "/\\,\"'" else "_" for c in text)
+    name = name if re.match(r"\w", name) else f"_{name}"
+    return name.encode()[: LONGEST - 20].decode(errors="ignore")

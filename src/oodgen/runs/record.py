@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from oodgen.errors import Diverged, UserError
-from oodgen.runs.files import write_text
+from oodgen.runs.files import check_name, write_text
 from oodgen.runs.labels import labelled
 
 __all__ = ["commit", "digest", "fingerprint", "folder_of", "locked", "provenance", "read_json", "read_state", "running"]
@@ -50,11 +50,16 @@ def fingerprint(config: Mapping[str, Any]) -> str:
 
 
 def folder_of(config: Mapping[str, Any]) -> str:
-    """The directory of an evaluation: one for each resolved config, apart from where and how it runs."""
+    """The directory of an evaluation: one for each resolved config, apart from where and how it runs.
+
+    Raises:
+        UserError: the config's name is not that of one folder.
+    """
     data = {key: value for key, value in config["data"].items() if key != "root"}
     named = {key: value for key, value in labelled(config).items() if key not in IGNORED} | {"data": data}
     root = f"{config['runs']}/smoke" if config["smoke"] else config["runs"]
-    return f"{root}/eval/{config['name']}/{digest(named)}"
+    name = "" if config["name"] is None else str(config["name"])  # name=1 is a number to Hydra
+    return f"{root}/eval/{check_name(name, 'name')}/{digest(named)}"
 
 
 def read_json(path: Path) -> dict[str, Any]:
