@@ -1,15 +1,19 @@
 """Every experiment composes, and runs end to end on random images without any data."""
 
+import copy
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from oodgen.config.components import KEYS
+from oodgen.runs import record
 from oodgen.runs.locations import config_dir
+from oodgen.training import assembly
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
 GROUPS = {"dataset": "data.inlier", "probe": "probes.bounds", "score": "scores"}
@@ -20,26 +24,43 @@ SMALLER = {
     ),
     "cifar10_glow_ensemble": ("method.size=2", "model.steps=2", "model.hidden=16"),
 }
+FIRST_BUILD = json.loads(Path(__file__).with_name("first_build.json").read_text())["fingerprints"]
 SWEEPS = sorted(path.stem for path in (config_dir() / "sweep").glob("*.yaml"))
 
 
-def _config(*overrides: str) -> dict:
+@cache
+def _composed(command: str) -> DictConfig:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return OmegaConf.to_container(compose("run", list(overrides)), resolve=True)
+        return compose("run", command.split())
 
 
-def _misses(experiment: str) -> set[str]:
+def _config(command: str) -> dict:
+    return OmegaConf.to_container(_composed(command), resolve=True)
+
+
+def _misses(command: str) -> set[str]:
     """What an experiment leaves to the command line: the folders of one's own images."""
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        data = compose("run", [f"+experiment={experiment}"]).data
+    data = _composed(command).data
     parts = {"data.inlier.root": data.inlier, "data.negative.root": data.negative}
     return {name for name, part in parts.items() if part is not None and OmegaConf.is_missing(part, "root")}
 
 
+def _names(command: str) -> str | list[str]:
+    """The name of the command's training in float32; of an ensemble that of each member's own training too."""
+    config = copy.deepcopy(_composed(command))
+    for missing in _misses(command):
+        OmegaConf.update(config, missing, "images")
+    if config.device.precision == "auto":
+        config.device.precision = 32
+    found = OmegaConf.to_container(config, resolve=True)
+    members = range(1, found["method"]["size"] + 1) if "member" in found["method"] else ()
+    names = [record.fingerprint(found), *(record.fingerprint(assembly.alone(found, i)) for i in members)]
+    return names if members else names[0]
+
+
 def _thin(experiment: str) -> list[str]:
     """A hierarchy's layers with few channels: as deep as they are, in a tenth of the time."""
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        layers = compose("run", [f"+experiment={experiment}"]).model.get("layers", ())
+    layers = _composed(f"+experiment={experiment}").model.get("layers", ())
     return [f"model.layers.{i}.channels=16" for i, layer in enumerate(layers) if layer.channels > 16]
 
 
@@ -57,7 +78,7 @@ def _options() -> list[str]:
 
 @pytest.mark.parametrize("option", _options())
 def test_every_config_composes(option):
-    assert set(_config(*option.split())) == set(KEYS)
+    assert set(_config(option)) == set(KEYS)
 
 
 SCALES = {
@@ -69,7 +90,7 @@ SCALES = {
 
 @pytest.mark.parametrize(("scale", "experiment"), [(s, e) for s, several in SCALES.items() for e in several])
 def test_a_scale_makes_every_hierarchy_small(scale, experiment):
-    config = _config(f"+experiment={experiment}", f"+scale={scale}")
+    config = _config(f"+experiment={experiment} +scale={scale}")
     assert set(config) == set(KEYS) and config["trainer"]["max_epochs"] == 5 and config["data"]["limit"] == 1000
     layers = config["model"]["layers"]
     assert len(layers) == (5 if scale == "cpu5" else 3) and all(layer["blocks"] == 1 for layer in layers)
@@ -89,8 +110,13 @@ def test_every_sweep_is_over_experiments_and_options_that_are_there(sweep):
     assert set(options["+experiment"]) <= set(EXPERIMENTS)
     for experiment in options.pop("+experiment"):
         for key, values in options.items():
-            found = [_config(f"+experiment={experiment}", f"{key}={value}") for value in values]
+            found = [_config(f"+experiment={experiment} {key}={value}") for value in values]
             assert len({str(config) for config in found}) == len(values), "a value that changes nothing"
+
+
+@pytest.mark.parametrize("command", FIRST_BUILD)
+def test_a_training_is_named_as_by_the_first_build(command):
+    assert _names(command) == FIRST_BUILD[command]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -98,7 +124,7 @@ def test_every_experiment_runs(command, tmp_path, monkeypatch, experiment):
     monkeypatch.chdir(tmp_path)
     arguments = [f"+experiment={experiment}", "smoke=true", "data.root=nowhere", *_thin(experiment)]
     arguments += SMALLER.get(experiment, ())
-    for missing in _misses(experiment):
+    for missing in _misses(arguments[0]):
         (tmp_path / missing).mkdir()
         Image.new("RGB", (40, 40)).save(tmp_path / missing / "one.png")
         arguments.append(f"{missing}={tmp_path / missing}")
@@ -114,7 +140,7 @@ def test_every_experiment_runs(command, tmp_path, monkeypatch, experiment):
             assert f",{name}," in rows, name
         assert (folder / "report.html").stat().st_size > 10_000
     assert first.out.rstrip().endswith("report.html")
-    assert {path.name for path in tmp_path.iterdir()} <= {"runs", *_misses(experiment)}, (
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs", *_misses(arguments[0])}, (
         "a run leaves nothing else behind"
     )
     again = command(*arguments)

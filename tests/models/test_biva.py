@@ -1,5 +1,6 @@
 """BIVA: its bounds against their definition, quadrature, what its variables reach, and reloading."""
 
+import copy
 import itertools
 import math
 
@@ -203,13 +204,13 @@ def test_no_bound_exceeds_log_p_and_the_weights_of_every_level_average_to_p():
         head.layer.g.mul_(0.3)
         head.layer.b[1] += 2.5
     model.prior[0].layer.g.mul_(0.5)
-    # p(x) by midpoints over the standard noise of z_2, z_1^b and z_1^t
-    e = torch.linspace(-5.5, 5.5, 56)
+    # p(x) by midpoints over the standard noise of z_2, z_1^b and z_1^t, in float64
+    double, e = copy.deepcopy(model).double(), torch.linspace(-5.5, 5.5, 56, dtype=torch.float64)
     axes = [axis.reshape(-1, 1) for axis in torch.meshgrid(e, e, e, indexing="ij")]
-    d1 = model.decoder[1](axes[0], None)
-    p1 = gaussian(model.prior[0](d1))
+    d1 = double.decoder[1](axes[0], None)
+    p1 = gaussian(double.prior[0](d1))
     z1 = p1.mean[0] + p1.stddev[0] * torch.cat(axes[1:], 1)
-    p_x = model.likelihood(model.pixels(model.decoder[0](z1, d1)).unsqueeze(0))
+    p_x = double.likelihood(double.pixels(double.decoder[0](z1, d1)).unsqueeze(0))
     mass = (-sum(axis**2 for axis in axes) / 2).flatten().softmax(0)
     exact = torch.stack([(p_x.log_prob(image.expand(len(mass), 1, 1, 2))[0].exp() * mass).sum() for image in images])
     assert exact.sum().item() == pytest.approx(1, abs=1e-5) and exact.min() > 0.01

@@ -1,5 +1,6 @@
 """The ladder VAE: its bounds against their definition, exact likelihoods and quadrature."""
 
+import copy
 import itertools
 import math
 
@@ -219,11 +220,11 @@ def test_no_bound_exceeds_log_p_and_the_weights_of_every_level_average_to_p():
     for head in model.evidence:  # a q with heavier tails than the posterior, or the weights had no variance
         head.layer.g.mul_(0.5)
         head.layer.b[1] += 2
-    # p(x) by midpoints over both variables' standard noise
-    e = torch.linspace(-6, 6, 241)
+    # p(x) by midpoints over both variables' standard noise, in float64
+    double, e = copy.deepcopy(model).double(), torch.linspace(-6, 6, 241, dtype=torch.float64)
     z2, e1 = (axis.reshape(1, -1, 1) for axis in torch.meshgrid(e, e, indexing="ij"))
-    p1 = model.prior[0](z2)
-    log_px = decoded(model, {1: p1.mean + p1.stddev * e1, 2: z2})
+    p1 = double.prior[0](z2)
+    log_px = decoded(double, {1: p1.mean + p1.stddev * e1, 2: z2})
     mass = (-(z2**2 + e1**2) / 2).flatten().softmax(0)
     exact = torch.stack([(log_px.log_prob(image.expand(len(mass), 1, 1, 2))[0].exp() * mass).sum() for image in images])
     assert exact.sum().item() == pytest.approx(1, abs=1e-5) and exact.min() > 0.01
