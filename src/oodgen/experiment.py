@@ -23,11 +23,12 @@ from oodgen.evaluation.accuracy import accuracy
 from oodgen.evaluation.calibration import calibrate
 from oodgen.evaluation.latent_usage import usage
 from oodgen.evaluation.rehearsal import rehearse
-from oodgen.report import page, wandb_run
+from oodgen.report import loggers, page
 from oodgen.runs import record, results
 from oodgen.runs.files import whole, write_text
 from oodgen.training import assembly
 from oodgen.training.checkpoints import find, load_weights
+from oodgen.training.curves import Curves
 from oodgen.training.device import one_gpu
 from oodgen.training.fit import fit
 
@@ -63,6 +64,8 @@ def run(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> None
 
 def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None:
     config, data, method, device = components.config, components.data, components.method, components.device
+    loggers.check_installed(config["logger"])
+    views = [build(logger, f"logger.{name}") for name, logger in config["logger"].items()]
     fingerprint = record.fingerprint(config)
     root = Path(config["runs"]) / "smoke" if config["smoke"] else Path(config["runs"])
     train_dir = root / "train" / fingerprint
@@ -75,10 +78,9 @@ def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None
         rehearse(components)
     for name, why in data.skipped.items():
         log.warning("skipped %s: %s", name, why)
-    loggers = [build(logger, f"logger.{name}") for name, logger in config["logger"].items()]
-    with wandb_run.session(loggers, config) as view:
+    with loggers.session(views, config):
         with record.locked(train_dir, wait=True):
-            cost = _train(components, train_dir, loggers)
+            cost = _train(components, train_dir, views)
         load_weights(method.model, find(train_dir, config["checkpoint"]))
         start = time.perf_counter()
         model = method.model.to(device.torch).eval()
@@ -114,11 +116,10 @@ def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None
         said = {"overrides": list(overrides), "warnings": [*cost.get("warnings", []), *warnings]}
         _write_record(components, folder, train_dir, sets, cost | {"seconds": seconds}, said)
         page.write(folder)
-        if view is not None:
-            wandb_run.publish(view, folder)
+        loggers.publish(views, folder)
 
 
-def _train(components: Components, folder: Path, loggers: list[Any]) -> dict[str, Any]:
+def _train(components: Components, folder: Path, views: Sequence[Any]) -> dict[str, Any]:
     """Leave a finished training in `folder`: find it done, resume it or start it; returns its cost."""
     config = components.config
     made, last = folder / "provenance.json", folder / "checkpoints" / "last.ckpt"
@@ -149,13 +150,14 @@ def _train(components: Components, folder: Path, loggers: list[Any]) -> dict[str
     if state["state"] == "done" and then is not None and "cost" in then:
         assembly.check_unchanged(then["cost"], folder)
         log.info("found trained in %s", folder)
+        Curves(folder / "metrics.csv", views).replay()
         return then["cost"]
     with record.running(folder):
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         if then is None:
             write_text(made, json.dumps(now, indent=1))
         callbacks = [build(callback, f"callbacks.{name}") for name, callback in config["callbacks"].items()]
-        options = (config["trainer"], callbacks, loggers, config["snapshots"])
+        options = (config["trainer"], callbacks, views, config["snapshots"])
         if inputs := config["method"].get("inputs"):
             cost = assembly.assemble(components.method.model, config, inputs, folder, components.data.sha256)
         elif getattr(components.method, "apart", False):

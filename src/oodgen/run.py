@@ -50,7 +50,8 @@ class Cell(NamedTuple):
 
 
 def _folder(absolute: bool = False, *, _root_: DictConfig) -> str:
-    parts = {key: _root_._get_node(key) for key in _root_ if key != "hydra"}
+    # a logger may ask for the folder, which does not depend on loggers
+    parts = {key: _root_._get_node(key) for key in _root_ if key not in ("hydra", "logger")}
     resolved = OmegaConf.to_container(OmegaConf.create(parts), resolve=True)
     folder = record.folder_of(resolved)  # type: ignore[arg-type]
     return str(Path(folder).absolute()) if absolute else folder
@@ -131,6 +132,8 @@ def _cell(config: DictConfig, folder: Path, overrides: list[str]) -> None:
 
         experiment.run(config, folder, overrides)
         summary = _summary(folder)
+    elif config.logger:
+        log.warning("what is found finished is not logged again; delete %s to evaluate and log it", folder)
     print(summary, flush=True)
 
 

@@ -3,8 +3,7 @@
 import csv
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +13,23 @@ from pytorch_lightning.loggers import WandbLogger
 
 from oodgen.errors import UserError
 from oodgen.plots import figures
-from oodgen.report import tables
-from oodgen.runs import locations, record, results
+from oodgen.runs import record, results
 
-__all__ = ["publish", "session"]
+__all__ = ["finish", "publish", "start"]
 
 log = logging.getLogger(__name__)
 
 POINTS = 500  # of a ROC curve: more than a screen shows, and W&B draws a thousand or so
 BINS = 50  # of a histogram
-STEP = "trainer/global_step"  # Lightning's name for the horizontal axis of all curves
 COLUMNS = ("experiment", "seed", "inlier", "out", "score", "auroc", "low", "high", "protocol", "n_in", "n_out")
 
 
-@contextmanager
-def session(loggers: Sequence[Any], config: Mapping[str, Any]) -> Iterator[WandbLogger | None]:
-    """Start the W&B run of one cell, and finish it whatever happens: one left open would swallow the next cell's.
-
-    Arguments:
-        loggers: Of the config; without a W&B logger among them nothing happens.
-        config: The resolved config, logged as it is.
-
-    Yields:
-        The W&B logger, if there is one.
+def start(board: WandbLogger, config: Mapping[str, Any]) -> None:
+    """Open the W&B run of one cell.
 
     Raises:
         UserError: `offline=false` without a usable key or network.
     """
-    board = next((logger for logger in loggers if isinstance(logger, WandbLogger)), None)
-    if board is None:
-        yield None
-        return
-    import wandb
-
-    code = 1
-    try:
-        _start(board, config)
-        yield board
-        code = 0
-    finally:
-        wandb.finish(exit_code=code)
-
-
-def _start(board: WandbLogger, config: Mapping[str, Any]) -> None:
     import wandb
 
     # W&B reads its own settings once per process, so what Lightning puts into the environment would come too late
@@ -72,7 +45,6 @@ def _start(board: WandbLogger, config: Mapping[str, Any]) -> None:
         run = board.experiment
     except wandb.errors.Error as error:
         raise UserError(f"W&B cannot start ({str(error).splitlines()[0]}): check the network, {advice}") from error
-    board.log_hyperparams({**config, "fingerprint": record.fingerprint(config)})
     if config["smoke"]:
         run.tags = (*(run.tags or ()), "smoke")
     if online:
@@ -81,12 +53,20 @@ def _start(board: WandbLogger, config: Mapping[str, Any]) -> None:
         log.info("W&B: offline; upload this run with: wandb sync %s", Path(run.dir).parent)
 
 
-def publish(board: WandbLogger, folder: Path) -> None:
+def finish(status: str) -> None:
+    """Close the open run, if there is one; status: "success" or "failed"."""
+    import wandb
+
+    wandb.finish(exit_code=int(status != "success"))
+
+
+def publish(board: WandbLogger, folder: Path, final: Mapping[str, float]) -> None:
     """Log what came out of a run: histograms and ROC of the scores, reconstructions, figures, results.
 
     Arguments:
         board: The logger, its run open.
         folder: The evaluation's directory.
+        final: The final scores, for the summary.
 
     Raises:
         UserError: a file of the evaluation is missing or damaged.
@@ -94,10 +74,6 @@ def publish(board: WandbLogger, folder: Path) -> None:
     import wandb
 
     run, facts = board.experiment, record.read_json(folder / "record.json")
-    if run.step == 0:  # the training was found done, so Lightning had nothing to log
-        train = locations.training(folder, facts)
-        for step, numbers in _curves(train / "metrics.csv") if train is not None else ():
-            run.log({**numbers, STEP: step})
     rows = [row for row in results.read(folder / "results.csv") if row.metric == "auroc"]
     inlier = next(name for name, about in facts["datasets"].items() if about["role"] == "inlier")
     scores = {name: _scores(folder / "scores" / f"{name}.csv") for name in facts["datasets"]}
@@ -117,21 +93,7 @@ def publish(board: WandbLogger, folder: Path) -> None:
         shown["report"] = wandb.Html(path.read_text(encoding="utf-8"), inject=False)
     shown["results"] = wandb.Table(list(COLUMNS), [_line(row) for row in rows])
     run.log(shown)
-    protocol = tables.main_protocol(tables.aggregate(rows))
-    run.summary.update({f"auroc/{row.out}/{row.score}": row.value for row in rows if row.protocol == protocol})
-
-
-def _curves(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
-    """The training curves of metrics.csv, a row only where a number changed."""
-    if not path.is_file():
-        return
-    before: dict[str, float] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            numbers = {name: float(value) for name, value in row.items() if value and name != "step"}
-            if not numbers.items() <= before.items():
-                yield int(row["step"]), numbers
-            before |= numbers
+    run.summary.update(final)
 
 
 def _scores(path: Path) -> dict[str, NDArray[np.float64]]:

@@ -1,7 +1,8 @@
-"""The training curves of a run as one CSV file that survives a resume."""
+"""The training curves of a run as one CSV file that survives a resume, and who else hears of them."""
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,23 @@ __all__ = ["Curves"]
 
 
 class Curves(Logger):
-    """Appends to metrics.csv, one row per logged step.
+    """Appends to metrics.csv, one row per logged step, and hands each row to other loggers.
 
     Lightning's own CSVLogger deletes what an interrupted run had written. This one keeps it: the first row of a
     resumed run drops the rows that the interrupted one had written from that step on, and a half-written last line.
+    The other loggers receive the rows that are kept too, so that their curves are whole.
 
     Arguments:
         path: The file.
+        loggers: The others.
 
     Raises:
         UserError: the file is damaged, or the disk is full.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, loggers: Sequence[Logger] = ()) -> None:
         super().__init__()
+        self.loggers = loggers
         self.path, self.rows, self.columns, self.fresh = path, list[dict[str, str]](), list[str](), True
         if path.is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -54,18 +58,29 @@ class Curves(Logger):
         new = [name for name in row if name not in self.columns]
         if self.fresh or new:
             kept = [old for old in self.rows if not self.fresh or int(old["step"]) < step]
+            if self.fresh:
+                self.replay(kept)
             self.rows, self.fresh = [*kept, row], False
             self.columns += new
             write_text(self.path, _csv(self.columns, self.rows, header=True))
-            return
-        self.rows.append(row)
-        try:
-            with self.path.open("a", newline="") as file:
-                file.write(_csv(self.columns, [row], header=False))
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.path}: {error.strerror}; free some space and repeat the command"
-            ) from error
+        else:
+            self.rows.append(row)
+            try:
+                with self.path.open("a", newline="") as file:
+                    file.write(_csv(self.columns, [row], header=False))
+            except OSError as error:
+                raise UserError(
+                    f"cannot write {self.path}: {error.strerror}; free some space and repeat the command"
+                ) from error
+        self.replay([row])
+
+    def replay(self, rows: Sequence[Mapping[str, str]] | None = None) -> None:
+        """Hand rows to the other loggers; by default all that the file holds."""
+        for row in self.rows if rows is None else rows:
+            numbers = {name: float(value) for name, value in row.items() if value and name != "step"}
+            for logger in self.loggers:
+                logger.log_metrics(numbers, int(row["step"]))
+                logger.save()
 
 
 def _csv(columns: list[str], rows: list[dict[str, str]], header: bool) -> str:

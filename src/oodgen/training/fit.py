@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from oodgen.data.module import OODDataModule
@@ -44,7 +45,8 @@ def fit(
         folder: The training's directory; metrics.csv and checkpoints/ are written there.
         device: Precision, memory format, compilation.
         options: Arguments of Lightning's Trainer.
-        callbacks, loggers: Further ones.
+        callbacks: Further ones.
+        loggers: They receive what metrics.csv does, from the training's first step on.
         snapshots: Epochs whose weights to keep.
 
     Returns:
@@ -59,6 +61,8 @@ def fit(
     if device.compile and not method.forward_pass:
         name = type(method).__name__
         raise UserError(f"device.compile compiles a model's forward pass, which {name} does without; leave it out")
+    for path in folder.glob("hpc_ckpt_*.ckpt"):  # left by Lightning in a Slurm job; it would resume from it unasked
+        path.unlink()
     last = folder / "checkpoints" / "last.ckpt"
     resume = last if last.is_file() else None
     _quiet()
@@ -69,7 +73,8 @@ def fit(
         trainer = pl.Trainer(
             **device.trainer(),
             **options,
-            logger=[Curves(folder / "metrics.csv"), *loggers],
+            plugins=[LightningEnvironment()],  # or Lightning takes a Slurm job's tasks for its own and requeues the job
+            logger=Curves(folder / "metrics.csv", loggers),
             callbacks=[*bar, *callbacks, Checkpoints(folder / "checkpoints", monitor=monitor, epochs=snapshots)],
             enable_checkpointing=False,
             enable_progress_bar=terminal,
