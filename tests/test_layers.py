@@ -12,7 +12,8 @@ import oodgen
 ROOT = Path(oodgen.__file__).parent
 # A folder or module may import itself, `errors`, and what stands here.
 ARROWS = {
-    "errors noise metrics": "",
+    "errors noise metrics __main__": "",
+    "former": "__main__",
     "runs scores": "",
     "plots": "runs",
     "report": "runs plots",

@@ -26,11 +26,14 @@ from hydra.types import RunMode
 from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
 from omegaconf import DictConfig, OmegaConf
 
+import oodgen
 from oodgen.config import messages, plugins
+from oodgen.config.usage import usage
 from oodgen.errors import UserError
 from oodgen.report import render
 from oodgen.runs import record, results
 from oodgen.runs.files import write_text
+from oodgen.runs.invocation import program
 from oodgen.runs.locations import config_dir
 
 __all__ = ["main"]
@@ -165,8 +168,12 @@ def main() -> None:
 
     SIGINT and SIGTERM end with 130 and 143; the same command continues.
     """
-    if len(sys.argv) == 1:
-        sys.argv.append("--help")
+    given = sys.argv[1:]
+    if "--version" in given:
+        print(f"oodgen {oodgen.__version__} (Hydra {hydra.__version__})")
+        return
+    if hasattr(signal, "SIGPIPE") and {"-h", "--help", "-c", "--cfg", "-i", "--info"} & set(given):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` closes the pipe early, which is no error
     sweeps = [argument for argument in sys.argv if argument.startswith("+sweep=")]
     if sweeps and ("," in sweeps[0] or any(argument.startswith("+experiment=") for argument in sys.argv)):
         # Hydra would run what no sweep names: of two sweeps a cell each, or the experiment instead of the sweep's
@@ -182,7 +189,10 @@ def main() -> None:
     with TemporaryDirectory(prefix="oodgen-") as folder:
         os.environ[CELLS] = folder
         try:
-            _admit(sys.argv[1:])
+            _admit(given)
+            if not given or {"-h", "--help"} & set(given):
+                print(usage(program()))
+                return
             _job()
         except KeyboardInterrupt:
             _stop("interrupted; the same command continues", 128 + signal.SIGINT)
@@ -193,7 +203,7 @@ def main() -> None:
         except Exception as error:
             if asked:
                 raise
-            _stop(messages.line(error, sys.argv[1:]), 2)
+            _stop(messages.line(error, given), 2)
         cells = [Cell(*json.loads(path.read_text())) for path in sorted(Path(folder).iterdir())]
     failed = [cell for cell in cells if cell.why is not None]
     if failed and len(cells) == 1:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from oodgen.config import plugins
 from oodgen.errors import UserError
 from oodgen.runs.files import whole
+from oodgen.runs.invocation import program
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,7 +155,7 @@ def _summary(counts: dict[str, int], detector: "Detector", false_alarm: float) -
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 2 if anything could not be read or done."""
     parser = argparse.ArgumentParser(
-        "python -m oodgen.score",
+        program(),
         description="Score image files with a trained run: is each of them like its training images?",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="an evaluation's directory, runs/eval/<name>/<hash>")
@@ -169,6 +170,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--plugins", action="append", default=[], metavar="PACKAGE", help="a package that the run was made with"
     )
     options = parser.parse_args(arguments)
+    if arguments is None:
+        if hasattr(signal, "SIGPIPE"):
+            # `... | head` closes the pipe early, which is no error
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        # a file's name may hold bytes that are no text
+        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:
         plugins.admit(options.plugins)
         return _run(options)
@@ -180,9 +187,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if hasattr(signal, "SIGPIPE"):
-        # `... | head` closes the pipe early, which is no error
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    # a file's name may hold bytes that are no text
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     sys.exit(main())

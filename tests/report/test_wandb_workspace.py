@@ -44,8 +44,7 @@ def test_without_a_key_the_workspace_is_written_and_one_line_says_what_next(runs
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         f"wrote {path}",
-        "W&B has no key: to upload the workspace, `wandb login` and "
-        "python -m oodgen.report.wandb_workspace --project p --entity e",
+        "W&B has no key: to upload the workspace, `wandb login` and oodgen workspace --project p --entity e",
     ]
     panels, view = sections(path)
     assert (view["entity"], view["project"]) == ("e", "p")

@@ -24,6 +24,7 @@ from oodgen.bench.timing import Effort, Table, text
 from oodgen.errors import UserError
 from oodgen.runs import record
 from oodgen.runs.files import write_text
+from oodgen.runs.invocation import program
 from oodgen.training.device import Device
 
 __all__ = ["main"]
@@ -39,13 +40,14 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; a mistake of the user's ends it with one line and exit code 2."""
     try:
         _run(_parser().parse_args(arguments))
     except UserError as error:
         print(f"oodgen: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -90,7 +92,7 @@ def _can_compile(gpu: bool) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m oodgen.bench", description="Measure oodgen on this machine.")
+    parser = argparse.ArgumentParser(program(), description="Measure oodgen on this machine.")
     parser.add_argument("--quick", action="store_true", help="few rounds, small batches: does it run?")
     parser.add_argument("--only", metavar="SECTIONS", help=f"comma-separated, of: {', '.join(SECTIONS)}")
     parser.add_argument("--models", default="hvae_grey,hvae_small,hvae_tiny", help="of conf/model, the paper's first")
@@ -103,4 +105,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,6 +23,7 @@ import yaml
 from oodgen.data.adversarial import Attack
 from oodgen.data.catalog import Dataset, Transform, exists, load, prepare, verify
 from oodgen.errors import UserError
+from oodgen.runs.invocation import program
 from oodgen.runs.locations import config_dir
 
 __all__ = ["catalogue", "main"]
@@ -130,11 +131,14 @@ def _verify(datasets: Sequence[Dataset], root: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser("python -m oodgen.data", description="List, fetch, prepare and verify data sets.")
+    parser = argparse.ArgumentParser(program(), description="List, fetch, prepare and verify data sets.")
     parser.add_argument("command", nargs="?", default="list", choices=("list", "fetch", "prepare", "verify"))
     parser.add_argument("names", nargs="*", metavar="NAME", help="names as listed; verify without a name checks all")
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("OODGEN_DATA", "data")), help="the data root")
     options = parser.parse_args(arguments)
+    if arguments is None and hasattr(signal, "SIGPIPE"):
+        # `... | head` closes the pipe early, which is no error
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         if options.command == "list":
             show(options.root)
@@ -158,7 +162,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if hasattr(signal, "SIGPIPE"):
-        # `... | head` closes the pipe early, which is no error
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

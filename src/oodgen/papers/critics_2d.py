@@ -1,4 +1,4 @@
-r"""`python -m oodgen.papers.critics_2d --out FILE`: figure 2 of generative ensembles.
+r"""`oodgen critics-2d --out FILE`: figure 2 of generative ensembles.
 
 The data are a Gaussian at (5, 5) in the plane.
 
@@ -168,7 +168,7 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m oodgen.papers.critics_2d",
+        prog="oodgen critics-2d",
         description="Train a flow and four GANs on a Gaussian in the plane, and draw what they say of it: a minute.",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a file .png or .svg")
@@ -189,7 +189,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"oodgen: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

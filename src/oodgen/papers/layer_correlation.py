@@ -1,4 +1,4 @@
-"""`python -m oodgen.papers.layer_correlation RUN RUN --out FILE`: correlation of two models' codes."""
+"""`oodgen layer-correlation RUN RUN --out FILE`: correlation of two models' codes."""
 
 import argparse
 import sys
@@ -95,7 +95,7 @@ def _images(run: Path, name: str | None, count: int) -> "NDArray[Any]":
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m oodgen.papers.layer_correlation",
+        prog="oodgen layer-correlation",
         description="Draw how well each layer's code of one model is found in each of another's, on the same images.",
     )
     parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="an evaluation's folder, runs/eval/NAME/HASH")
@@ -119,7 +119,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"oodgen: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""`python -m oodgen.papers.reconstructions RUN RUN... --out FILE`: how runs reconstruct the same images."""
+"""`oodgen reconstructions RUN RUN... --out FILE`: how runs reconstruct the same images."""
 
 import argparse
 import sys
@@ -76,7 +76,7 @@ def side_by_side(runs: Mapping[str, Path], sets: Sequence[str] = ()) -> "Figure"
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m oodgen.papers.reconstructions",
+        prog="oodgen reconstructions",
         description="Draw the same images as several finished runs reconstruct them, row by row.",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="an evaluation's folder, runs/eval/NAME/HASH")
@@ -94,7 +94,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"oodgen: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""`python -m oodgen.papers.simple_set BASIC --candidates SET...`: BPVAE's simple set, by the rule of `choice`."""
+"""`oodgen simple-set BASIC --candidates SET...`: BPVAE's simple set, by the rule of `choice`."""
 
 import argparse
 import signal
@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None, launch: Launch = _launch) -> in
     given = list(sys.argv[1:] if arguments is None else arguments)
     extra = [word for word in given if word.startswith("~") or ("=" in word and not word.startswith("-"))]
     parser = argparse.ArgumentParser(
-        prog="python -m oodgen.papers.simple_set",
+        prog="oodgen simple-set",
         usage="%(prog)s BASIC --candidates SET [SET ...] [--seed N] [--out DIR] [key=value ...]",
         description="Choose the simple set of BPVAE: train a plain VAE on each set, compare the log-likelihoods.",
         epilog="key=value: options of `python -m oodgen.run`, the same for every VAE. The same command resumes.",
@@ -214,6 +214,8 @@ def main(arguments: Sequence[str] | None = None, launch: Launch = _launch) -> in
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every VAE (0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUNS/simple_set/BASIC")
     options = parser.parse_args([word for word in given if word not in extra])
+    if arguments is None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return _run(options, extra, launch)
     except UserError as error:
@@ -221,8 +223,3 @@ def main(arguments: Sequence[str] | None = None, launch: Launch = _launch) -> in
         return 2
     except KeyboardInterrupt:
         return 130
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    sys.exit(main())

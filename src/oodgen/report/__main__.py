@@ -19,6 +19,7 @@ from oodgen.report.publish import keep
 from oodgen.report.summary import verdict
 from oodgen.runs import locations
 from oodgen.runs.files import write_text
+from oodgen.runs.invocation import program
 
 __all__ = ["Section", "main", "write"]
 
@@ -194,7 +195,7 @@ def _said(run: grouping.Unfinished, root: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m oodgen.report",
+        prog=program(),
         description="Tables of all finished runs, over seeds, beside the papers' numbers.",
     )
     parser.add_argument("runs", type=Path, help="the folder that runs were written to")

@@ -1,4 +1,4 @@
-"""`python -m oodgen.report.wandb_workspace --project oodgen`: the W&B workspace of a project, built from code."""
+"""`oodgen workspace --project oodgen`: the W&B workspace of a project, built from code."""
 
 import argparse
 import sys
@@ -132,7 +132,7 @@ def _upload(project: str, entity: str, shown: Shown) -> str | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Save the workspace on W&B, or write it down where that is not possible; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m oodgen.report.wandb_workspace", description=__doc__)
+    parser = argparse.ArgumentParser(prog="oodgen workspace", description=__doc__)
     parser.add_argument("--project", default="oodgen", help="W&B project of the runs (default: oodgen)")
     parser.add_argument("--entity", default="", help="W&B user or team (default: the key's own)")
     parser.add_argument(
@@ -160,12 +160,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"oodgen: {error}", file=sys.stderr)
         return 2
-    again = f"python -m oodgen.report.wandb_workspace --project {given.project}" + (
-        f" --entity {given.entity}" if given.entity else ""
-    )
+    again = f"oodgen workspace --project {given.project}" + (f" --entity {given.entity}" if given.entity else "")
     print(url or f"{why}: to upload the workspace, `wandb login` and {again}", file=sys.stderr if code else sys.stdout)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

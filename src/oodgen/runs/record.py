@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from oodgen.errors import Diverged, UserError
 from oodgen.runs.files import check_name, write_text
+from oodgen.runs.invocation import command
 from oodgen.runs.labels import labelled
 
 __all__ = ["commit", "digest", "fingerprint", "folder_of", "locked", "provenance", "read_json", "read_state", "running"]
@@ -150,19 +151,13 @@ def provenance() -> dict[str, Any]:
             versions[name] = "not installed"
     return {
         "commit": commit(),
-        "command": _command(),
+        "command": command(),
         "versions": versions,
         "hardware": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
         "system": platform.platform(terse=True),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
-
-
-def _command() -> str:
-    module = getattr(sys.modules.get("__main__"), "__spec__", None)
-    start = ["python", "-m", module.name.removesuffix(".__main__")] if module is not None else [Path(sys.argv[0]).name]
-    return " ".join([*start, *sys.argv[1:]])
 
 
 def commit() -> str:
