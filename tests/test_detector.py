@@ -166,7 +166,7 @@ def run(tmp_path):
         for part, n in (("validation", 30), ("calibration", 50))
     }
     inlier = SimpleNamespace(name="toys", shape=(3, 16, 16))
-    data = SimpleNamespace(held=held, inlier=inlier, grey=True, size=(8, 8), scaling=None)
+    data = SimpleNamespace(held_out=held, inlier=inlier, grey=True, size=(8, 8), scaling=None)
     probes = {name: build(probe, name) for name, probe in CONFIG["probes"].items()}
     calibrate(evaluated, probes, data, folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))

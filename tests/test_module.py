@@ -41,7 +41,7 @@ def test_parts_of_train_are_disjoint_and_whole(make):
     data = make()
     data.setup()
     assert data.train_x is not None
-    parts = [data.train_x[data.rows], data.held["validation"].x, data.held["calibration"].x]
+    parts = [data.train_x[data.train_rows], data.held_out["validation"].x, data.held_out["calibration"].x]
     assert [len(part) for part in parts] == [160, 20, 20]
     seen = np.sort(np.concatenate([part.reshape(len(part), -1) for part in parts]), axis=0)
     assert np.array_equal(seen, np.sort(np.asarray(data.train_x).reshape(200, -1), axis=0))
@@ -52,7 +52,7 @@ def test_carving_does_not_depend_on_the_seed_but_batches_do(make):
     a, b = make(seed=1), make(seed=2)
     for data in (a, b):
         data.setup()
-    assert np.array_equal(a.rows, b.rows)
+    assert np.array_equal(a.train_rows, b.train_rows)
     assert not np.array_equal(a.train_dataloader().batch(0).index, b.train_dataloader().batch(0).index)
 
 
@@ -61,16 +61,16 @@ def test_labels_go_with_their_examples(make):
     batch = data.train_dataloader().batch(3)
     assert data.train_x is not None
     assert np.array_equal(batch.x.numpy(), data.train_x[batch.y.numpy()])
-    for held in (*data.val_dataloader(), data.trained()):
+    for held in (*data.val_dataloader(), data.training_examples()):
         assert np.array_equal(np.asarray(held.x), data.train_x[np.asarray(held.y)])
-    assert len(data.trained().x) == 160
+    assert len(data.training_examples().x) == 160
 
 
 def test_mutation_reaches_the_training_batches_alone(make):
     plain, mutated = make(), make(mutation=0.5)
     a, b = (data.train_dataloader().batch(3) for data in (plain, mutated))
     assert torch.equal(a.index, b.index) and 0.3 < (a.x != b.x).float().mean() < 0.7
-    assert np.array_equal(plain.held["validation"].x, mutated.held["validation"].x)
+    assert np.array_equal(plain.held_out["validation"].x, mutated.held_out["validation"].x)
     assert np.array_equal(plain.test_sets()["own"].x, mutated.test_sets()["own"].x)
     pair = make(mutation=[0, 0.5], members=2, seed=1).train_dataloader().batch(3)
     for m, rate in enumerate((None, 0.5)):

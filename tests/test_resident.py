@@ -38,16 +38,16 @@ def test_held_and_mapped_examples_are_the_same(mapped):
     rows = np.arange(49, -1, -1)
     for chosen in (None, rows):
         held, far = Examples(mapped, CPU, 10**9, chosen), Examples(mapped, CPU, 0, chosen)
-        assert held.mapped is None and far.held is None
+        assert held.array is None and far.on_device is None
         assert torch.equal(held.take(index), far.take(index))
         assert torch.equal(held.take(index), torch.from_numpy(X if chosen is None else X[chosen])[index])
 
 
 def test_what_does_not_fit_stays_on_disk(mapped):
     few = np.arange(5)
-    assert Examples(mapped, CPU, 80, few).held is not None  # 5 rows of 16 bytes
+    assert Examples(mapped, CPU, 80, few).on_device is not None  # 5 rows of 16 bytes
     far = Examples(mapped, CPU, 79, few)
-    assert far.mapped is mapped and far.size == 5
+    assert far.array is mapped and far.size == 5
 
 
 def test_an_epoch_shows_every_example_at_most_once():

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from oodgen.data.rows import fit
+from oodgen.data.rows import fit_scaling
 from oodgen.detector import Detector
 from oodgen.errors import UserError
 from oodgen.evaluation import calibration
@@ -56,7 +56,7 @@ def test_a_run_on_rows_and_its_detector(run):
 
     detector = Detector.load(folder, "l>0 iw")
     kept = detector.conversion.scaling
-    whole = fit("minmax", train)
+    whole = fit_scaling("minmax", train)
     # fitted on nine tenths of the train split: its range is no wider than the whole one's
     assert kept is not None and kept.shift != whole.shift
     assert all(a >= b for a, b in zip(kept.shift, whole.shift, strict=True))

@@ -62,7 +62,7 @@ def user(tmp_path_factory):
         "train": torch.cat([batch.x for batch in data.train_dataloader()]).numpy(),
         "test": data.test_sets()[data.inlier.name].x,
     }
-    parts |= {part: np.array(held.x) for part, held in data.held.items()}
+    parts |= {part: np.array(held.x) for part, held in data.held_out.items()}
     shutil.rmtree(home / "mine")
     shutil.rmtree(home / "data")
     return SimpleNamespace(home=home, folder=folder, parts=parts, new=save(home / "new", shapes(400, 1)))

@@ -87,8 +87,10 @@ def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None
         device.place(model)
         kept = (train_dir / "evidence", root / "evidence")
         evaluated = evaluate.EvaluatedModel(model, config["checkpoint"], *kept, device, config["eval_seed"])
-        components = replace(components, probes=evaluate.fit_probes(evaluated, components.probes, data.trained))
-        validation = evaluate.collect(evaluated, components.probes, data.held["validation"])
+        components = replace(
+            components, probes=evaluate.fit_probes(evaluated, components.probes, data.training_examples)
+        )
+        validation = evaluate.collect(evaluated, components.probes, data.held_out["validation"])
         scores = evaluate.fit_scores(components.scores, validation)
         calibrate(evaluated, components.probes, data, folder)
         sets |= attack.craft(evaluated, data.attacks, sets[data.inlier.name])

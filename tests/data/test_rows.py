@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from oodgen.data.catalog import Dataset, Read
 from oodgen.data.module import OODDataModule
-from oodgen.data.rows import fit
+from oodgen.data.rows import fit_scaling
 from oodgen.errors import UserError
 from oodgen.runs import record
 from oodgen.runs.locations import config_dir
@@ -45,9 +45,9 @@ def parts(data: OODDataModule) -> dict[str, np.ndarray]:
     data.setup()
     assert data.train_x is not None
     return {
-        "train": data.train_x[data.rows],
-        "validation": data.held["validation"].x,
-        "calibration": data.held["calibration"].x,
+        "train": data.train_x[data.train_rows],
+        "validation": data.held_out["validation"].x,
+        "calibration": data.held_out["calibration"].x,
         "test": sets["own"].x,
         "out": sets["out"].x,
     }
@@ -75,14 +75,14 @@ def test_standard_rows_have_mean_zero_and_deviation_one(make):
 def test_no_row_that_is_not_trained_on_moves_the_scale(make, scale):
     data = make(scale=scale)
     data.setup()
-    unseen = np.setdiff1d(np.arange(len(TRAIN)), data.rows)
+    unseen = np.setdiff1d(np.arange(len(TRAIN)), data.train_rows)
     far = TRAIN.copy()
     far[unseen] = 1e6
     other = make(far, TEST * 1e6, OUT * 1e6, scale=scale)
     other.setup()
     assert other.scaling == data.scaling
     moved = TRAIN.copy()
-    moved[data.rows[0]] = 1e6
+    moved[data.train_rows[0]] = 1e6
     other = make(moved, scale=scale)
     other.setup()
     assert other.scaling != data.scaling
@@ -92,7 +92,7 @@ def test_the_leaky_scale_sees_everything_and_says_so(make):
     data = make(scale="minmax_leaky", limit=3)
     everything = np.concatenate([TRAIN, TEST, OUT])
     data.setup()
-    assert data.scaling == fit("minmax", everything)
+    assert data.scaling == fit_scaling("minmax", everything)
     assert data.sha256.count("+") == 2, "what was fitted on counts as trained on"
     far = OUT.copy()
     far[0] = 1e6
@@ -103,7 +103,7 @@ def test_the_leaky_scale_sees_everything_and_says_so(make):
     for option in ({"negative": lower}, {"auxiliary": {"lower": lower}}):
         more = make(scale="minmax_leaky", **option)
         more.setup()
-        assert more.scaling == fit("minmax", np.concatenate([everything, OUT - 1000]))
+        assert more.scaling == fit_scaling("minmax", np.concatenate([everything, OUT - 1000]))
     honest = make(scale="minmax")
     honest.setup()
     assert honest.sha256 == data.sha256.split("+")[0]

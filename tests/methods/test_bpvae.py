@@ -160,7 +160,7 @@ def test_simple_sets_and_negatives_are_served_as_such_and_nowhere_else(tmp_path)
     for served in data.val_dataloader():
         only("own", served.x)
         assert served.auxiliary == () and served.negative is None
-    for part in data.held.values():
+    for part in data.held_out.values():
         only("own", part.x)
     sets = data.test_sets()
     assert list(sets) == ["own", "far"]

@@ -41,7 +41,7 @@ def test_cross_entropy_and_accuracy_are_those_of_the_probabilities():
     p = method.model.logits(x).exp() / method.model.logits(x).exp().sum(1, keepdim=True)
     torch.testing.assert_close(loss, -p[torch.arange(6), LABELS].log().mean())
     assert terms["accuracy"].item() == pytest.approx((p.argmax(1) == LABELS).float().mean().item())
-    assert terms["log_py"] == -loss and method.whole == "log_py"
+    assert terms["log_py"] == -loss and method.monitor == "log_py"
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
@@ -54,7 +54,7 @@ def test_the_bottleneck_pays_for_its_code(beta):
     expected = -logits.log_softmax(1)[torch.arange(6), LABELS].mean()
     torch.testing.assert_close(terms["cross_entropy"], expected)
     torch.testing.assert_close(loss, expected + beta * rate.mean())
-    assert terms["bound"] == -loss and method.whole == "bound"
+    assert terms["bound"] == -loss and method.monitor == "bound"
 
 
 def natural(logits, y, weight):
@@ -68,7 +68,7 @@ def test_weighted_cross_entropy_is_that_of_the_data_as_they_are():
     method = BinaryCrossEntropy(dense(1), sgd, positive_weight=7.0)
     x, negatives = rows(1), rows(2, 2)
     served = negatives.repeat(3, 1)
-    data = SimpleNamespace(negatives=SimpleNamespace(x=negatives), rows=x)
+    data = SimpleNamespace(negatives=SimpleNamespace(x=negatives), train_rows=x)
     method._trainer = SimpleNamespace(datamodule=data)
     method.on_fit_start()
     batch = Batch(x, torch.arange(6), 0, negative=served)
@@ -114,7 +114,7 @@ def test_members_of_an_ensemble_learn_what_they_need_of_the_data():
         ensemble.on_fit_start()
         return ensemble.methods
 
-    few = SimpleNamespace(negatives=SimpleNamespace(x=rows(2, 2)), rows=rows(1))
+    few = SimpleNamespace(negatives=SimpleNamespace(x=rows(2, 2)), train_rows=rows(1))
     members = together(lambda seed: BinaryCrossEntropy(dense(1), sgd, seed, positive_weight=7.0), few)
     assert [member.weight for member in members] == pytest.approx([7 * 2 / 6] * 2)
     with pytest.raises(UserError, match="run from 0 to 3, and the model tells 3 classes"):

@@ -125,13 +125,13 @@ def slowly(usual, early, generator_steps):
 @pytest.mark.parametrize(("usual", "early"), [(5, 100), (1, 1), (3, 2), (1, 7), (4, 4)])
 def test_turns_are_those_of_the_loop(usual, early):
     turns, ends = Turns(usual, early), slowly(usual, early, 1300)
-    assert [step + 1 for step in range(ends[-1]) if turns.generator(step)] == ends
+    assert [step + 1 for step in range(ends[-1]) if turns.generator_moves_after(step)] == ends
 
 
 def test_the_papers_budget_in_batches():
     turns = Turns()
     assert slowly(5, 100, 20_001)[-1] == 106_180 == 110_181 - 4001
-    assert sum(map(turns.generator, range(106_180))) == 20_001 and turns.generator(106_179)
+    assert sum(map(turns.generator_moves_after, range(106_180))) == 20_001 and turns.generator_moves_after(106_179)
 
 
 # --- what is refused ---

@@ -217,7 +217,7 @@ def test_curves_tell_the_gap_of_training_and_validation_and_no_bound(tmp_path, c
     assert all(math.isfinite(float(rows[0][f"train/{term}"])) for term in terms)
     validated = [row for row in rows if row["val/critic_gap"]]
     assert [int(row["step"]) for row in validated] == [6 * epoch - 1 for epoch in range(1, 11)]
-    held = torch.from_numpy(np.array(data.held["validation"].x))
+    held = torch.from_numpy(np.array(data.held_out["validation"].x))
     with torch.no_grad():
         noise = ExampleNoise(3, torch.arange(len(held)))
         gap = method.model.value(held / 255).mean() - method.model.value(method.model.generate(len(held), noise)).mean()

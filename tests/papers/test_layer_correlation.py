@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from oodgen.papers import layer_correlation
-from oodgen.plots.comparisons import correlations
+from oodgen.plots.comparisons import correlation_matrix
 
 
 def features(n=200, d=4, seed=0):
@@ -43,7 +43,7 @@ def test_order_sign_scale_and_shift_do_not_count_and_constants_are_left_out():
 
 
 def test_picture_says_every_number_and_leaves_out_what_is_none():
-    figure = correlations([[1.0, 0.25], [0.5, math.nan]], ["one", "two"], "mnist")
+    figure = correlation_matrix([[1.0, 0.25], [0.5, math.nan]], ["one", "two"], "mnist")
     (axis,) = figure.axes
     assert sorted(text.get_text() for text in axis.texts) == ["0.25", "0.50", "1.00"]
     assert (axis.get_ylabel(), axis.get_xlabel(), axis.get_title("left")) == ("one", "two", "on mnist")

@@ -78,7 +78,7 @@ def test_runs_are_drawn_below_the_images_they_share(runs):
         "BPVAE",
     ]
     shown = np.asarray(axis.images[0].get_array())
-    vae, bpvae = (page.images(runs[label])["digits"] for label in ("VAE", "BPVAE"))
+    vae, bpvae = (page.read_reconstructions(runs[label])["digits"] for label in ("VAE", "BPVAE"))
     for row, images in enumerate((vae[0], vae[1], bpvae[1])):
         assert (shown[9 * row : 9 * row + 8, 36:44] == images[4, 0]).all()
 
@@ -93,7 +93,7 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(runs, tmp_path):
         reconstructions.side_by_side(runs, ["photos"])
     with pytest.raises(UserError, match="nowhere holds no reconstructions"):
         reconstructions.side_by_side({**runs, "none": tmp_path / "nowhere"})
-    other = page.images(runs["BPVAE"])["digits"].copy()
+    other = page.read_reconstructions(runs["BPVAE"])["digits"].copy()
     other[0, 0, 0, 0, 0] ^= 1
     np.savez(runs["BPVAE"] / "reconstructions.npz", digits=other)
     with pytest.raises(UserError, match=r"images of digits differ between .*VAE and .*BPVAE"):

@@ -9,14 +9,14 @@ from oodgen.plots import style
 
 
 def test_a_set_looks_the_same_everywhere_and_known_companions_differ():
-    assert style.style("something new") == style.style("something new")
+    assert style.line_style("something new") == style.line_style("something new")
     for together in (
         ("digits", "glyphs", "uniform_noise", "gaussian_noise", "hflip", "vflip"),
         ("mnist", "kmnist", "omniglot", "omniglot_inverted", "notmnist", "smallnorb", "smallnorb_inverted", "vflip"),
         ("fashion_mnist", "mnist", "kmnist", "omniglot", "emnist_letters", "cifar10", "svhn", "gtsrb", "imagenet32"),
         ("svhn", "gtsrb", "celeba", "places365", "flowers102", "lfw", "imagenet32", "uniform_noise"),
     ):
-        assert len({style.style(name) for name in together}) == len(together)
+        assert len({style.line_style(name) for name in together}) == len(together)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_spare_panels_are_hidden_and_a_name_stands_once_in_the_legend():
     figure, axes = style.panels(3, 2, 2.0, 2.0)
     for axis in axes[:3]:
         axis.plot([0, 1], label="same")
-    style.finish(figure, axes, 3)
+    style.add_legend(figure, axes, 3)
     assert [axis.get_visible() for axis in axes] == [True, True, True, False]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["same"]
 

@@ -70,11 +70,11 @@ def test_curves_are_of_numbers_with_one_unit():
     ],
 )
 def test_powers_are_read_on_a_logarithmic_axis(values, expected):
-    assert ablation.geometric(values) is expected
+    assert ablation.is_geometric(values) is expected
 
 
 def test_the_sentence_tells_the_ends():
-    (sentence,) = ablation.sentences(cells(VALUES), "checkpoint")
+    (sentence,) = ablation.describe_change(cells(VALUES), "checkpoint")
     assert sentence.startswith("On mnist, from checkpoint=epoch2 to epoch10:")
     assert "(l>0) goes from 0.200 to 0.100" in sentence and "(llr_ada) goes from 0.800 to 0.900" in sentence
-    assert ablation.sentences({}, "checkpoint") == ["No AUROC was measured."]
+    assert ablation.describe_change({}, "checkpoint") == ["No AUROC was measured."]

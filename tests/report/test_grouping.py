@@ -44,7 +44,7 @@ def flat(config, prefix=""):
     ],
 )
 def test_what_a_run_was_trained_against(data, method, expected):
-    assert grouping.contrast(flat({"data": data, "method": method})) == expected
+    assert grouping.trained_against(flat({"data": data, "method": method})) == expected
 
 
 def run(seed=0, overrides=None, warnings=None, folder="f", **config):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from oodgen.report.overrides import asked
+from oodgen.report.overrides import requested_overrides
 
 
 def record(*overrides):
@@ -19,7 +19,7 @@ def record(*overrides):
     ],
 )
 def test_what_makes_no_other_experiment_is_not_named(override):
-    assert asked([record(override)]) == ()
+    assert requested_overrides([record(override)]) == ()
 
 
 @pytest.mark.parametrize(
@@ -31,17 +31,17 @@ def test_what_makes_no_other_experiment_is_not_named(override):
     ],
 )
 def test_what_makes_another_experiment_is_named(override):
-    assert asked([record(override, "seed=1")]) == (override,)
+    assert requested_overrides([record(override, "seed=1")]) == (override,)
 
 
 def test_runs_share_what_all_of_them_asked_for_in_any_order_and_with_or_without_a_plus():
-    assert asked([record("b=2", "+a=1", "c=3"), record("++a=1", "b=2")]) == ("a=1", "b=2")
+    assert requested_overrides([record("b=2", "+a=1", "c=3"), record("++a=1", "b=2")]) == ("a=1", "b=2")
 
 
 def test_where_a_record_names_no_overrides_nothing_is_known():
-    assert asked([record("b=2"), {}]) is None and asked([]) is None
-    assert asked([{"overrides": []}]) == ()
+    assert requested_overrides([record("b=2"), {}]) is None and requested_overrides([]) is None
+    assert requested_overrides([{"overrides": []}]) == ()
 
 
 def test_folders_of_the_machine_are_not_named():
-    assert asked([record("data.inlier.root=/home/me/pictures")]) == ("data.inlier.root=pictures",)
+    assert requested_overrides([record("data.inlier.root=/home/me/pictures")]) == ("data.inlier.root=pictures",)

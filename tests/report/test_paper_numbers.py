@@ -50,19 +50,19 @@ def paper(tmp_path, **changes):
 def test_percentages_become_fractions_with_the_printed_decimals(tmp_path):
     (item,) = paper(tmp_path)
     assert item.value == pytest.approx(0.984)
-    table = paper_numbers.beside(tables.aggregate([row("llr>1", 0.9)]), [item], "hvae")
+    table = paper_numbers.comparison(tables.aggregate([row("llr>1", 0.9)]), [item], "hvae")
     assert table.lines[0].entries[-1].text == "0.984"
 
 
 def test_a_quoted_number_is_called_quoted(tmp_path):
     numbers = paper(tmp_path, role="quoted", source="quoted(somebody)")
-    table = paper_numbers.beside(tables.aggregate([row("llr>1", 0.9)]), numbers, "hvae")
+    table = paper_numbers.comparison(tables.aggregate([row("llr>1", 0.9)]), numbers, "hvae")
     assert table.lines[0].entries[-1].text == "0.984 quoted" and "somebody" in table.lines[0].entries[-1].hint
 
 
 def test_beside_prefers_equal_numbers_and_shows_only_what_was_printed():
     rows = [row("llr>1", 0.90), row("llr>1", 0.91, protocol="balanced"), row("llr_ada", 0.99)]
-    table = paper_numbers.beside(tables.aggregate(rows), paper_numbers.read_paper(PAPER), "hvae")
+    table = paper_numbers.comparison(tables.aggregate(rows), paper_numbers.read_paper(PAPER), "hvae")
     (line,) = table.lines
     assert [e.text for e in line.entries] == [
         *("mnist", "llr>1", "0.910", "0.964 (S=1); 0.984 (S=250); 0.986 (S=1000)")
@@ -70,14 +70,14 @@ def test_beside_prefers_equal_numbers_and_shows_only_what_was_printed():
 
 
 def test_other_methods_name_the_source_of_what_they_quote():
-    table = paper_numbers.elsewhere(paper_numbers.read_paper(PAPER), "fashion_mnist", ["mnist"], "hvae")
+    table = paper_numbers.other_methods(paper_numbers.read_paper(PAPER), "fashion_mnist", ["mnist"], "hvae")
     lines = {line.entries[1].text: [e.text for e in line.entries] for line in table.lines}
     assert lines["binary_classifier: classifier"][2:] == ["quoted(Ren et al. 2019 [1])", "0.455", "0.505", "0.886"]
     assert not any(name.startswith("hvae:") for name in lines)
 
 
 def test_a_number_of_another_method_is_listed_once_unless_two_tables_differ():
-    table = paper_numbers.elsewhere(negative_sampling(), "fashion_mnist", ["mnist"], "nobody")
+    table = paper_numbers.other_methods(negative_sampling(), "fashion_mnist", ["mnist"], "nobody")
     lines = [tuple(entry.text for entry in line.entries[1:4]) for line in table.lines]
     plain = [line for line in lines if line[0] == "vae likelihood=bernoulli: l>0"]
     assert plain == [("vae likelihood=bernoulli: l>0", "negative_sampling, table1, table3, table5", "0.46")]
@@ -131,7 +131,7 @@ def test_an_accuracy_is_that_of_the_most_probable_class():
     numbers = paper_numbers.read_paper(EXPERIMENTS / "generative_ensembles" / "paper.yaml")
     (cell,) = tables.aggregate([row("class", 0.7, out="cifar10", metric="accuracy")._replace(inlier="cifar10")])
     assert [(p.value, p.table) for p in paper_numbers.lookup(numbers, cell, "vib")] == [(0.757, "text")]
-    table = paper_numbers.beside([cell], numbers, "vib")
+    table = paper_numbers.comparison([cell], numbers, "vib")
     assert (table.head[-1], table.lines[0].entries[-1].text) == ("ACCURACY paper", "0.757")
 
 
@@ -153,7 +153,7 @@ def test_powers_of_ten_are_printed_as_such():
 
 def test_numbers_that_two_tables_print_unlike_are_both_there():
     (cell,) = tables.aggregate([row("l>0", 0.9)])
-    table = paper_numbers.beside([cell], negative_sampling(), "ns_vae likelihood=bernoulli negatives=generated")
+    table = paper_numbers.comparison([cell], negative_sampling(), "ns_vae likelihood=bernoulli negatives=generated")
     assert table.lines[0].entries[-1].text == "0.70 ± 0.13; 0.76 ± 0.14"
 
 

@@ -46,7 +46,7 @@ def run(method, inlier, values, paper, seed=0, name="e", epochs=20.0, said=None,
 
 def shown(runs, slug, table):
     """The lines of a printed table beside runs, as dictionaries."""
-    sheet = paper_tables.sheet(printouts(slug)[table], paper_tables.answers(grouping.experiments(runs)))
+    sheet = paper_tables.comparison(printouts(slug)[table], paper_tables.our_results(grouping.experiments(runs)))
     assert sheet is not None
     assert all(len(line.entries) == len(sheet.table.head) for line in sheet.table.lines)
     return [
@@ -117,8 +117,8 @@ def test_beside_an_unattainable_precision_stands_the_inliers_own_of_whole_sets()
     (line,) = [li for li in shown([made._replace(rows=made.rows + balanced)], "bpvae", "table2") if li["seeds"]]
     assert (line["AUROC ours"], line["AUPRC ours"], line["AUPRC_IN ours"]) == ("0.600", "0.700", "0.300")
     hvae = run("hvae", "fashion_mnist", values, "hierarchical_llr")
-    sheet = paper_tables.sheet(
-        printouts("hierarchical_llr")["table7"], paper_tables.answers(grouping.experiments([hvae]))
+    sheet = paper_tables.comparison(
+        printouts("hierarchical_llr")["table7"], paper_tables.our_results(grouping.experiments([hvae]))
     )
     assert not any("AUPRC_IN" in name for name in sheet.table.head)
 
@@ -184,7 +184,7 @@ def test_a_diverged_seed_stands_on_the_line_of_its_config_though_it_left_no_reco
 
 
 def after(runs, slug, table):
-    return paper_tables.sheet(printouts(slug)[table], paper_tables.answers(grouping.experiments(runs)))
+    return paper_tables.comparison(printouts(slug)[table], paper_tables.our_results(grouping.experiments(runs)))
 
 
 def test_grey_images_are_named_where_all_of_ours_are():
@@ -247,16 +247,16 @@ def test_random_images_other_papers_and_other_inliers_answer_to_nothing():
     others = [ours()._replace(record={**ours().record, "paper": "bpvae"})]
     others += [run(BERNOULLI, "kmnist", VALUES, "negative_sampling")]
     for made in (smoke, *others):
-        given = paper_tables.answers(grouping.experiments([made]))
-        assert paper_tables.sheet(printouts("negative_sampling")["table1"], given) is None
+        given = paper_tables.our_results(grouping.experiments([made]))
+        assert paper_tables.comparison(printouts("negative_sampling")["table1"], given) is None
     nobodys = ours()._replace(record={**ours().record, "paper": None})
     assert shown([nobodys], "negative_sampling", "table1")[0]["AUROC ours"] == "0.400"
 
 
 def test_what_to_know_of_a_table_is_said_once():
     for table in printouts("negative_sampling").values():
-        given = [paper_tables.Answer("e", "", "", item.method, item.inlier, [], 1, 0, "") for item in table.items]
-        notes = paper_tables.sheet(table, given).after
+        given = [paper_tables.OurResult("e", "", "", item.method, item.inlier, [], 1, 0, "") for item in table.items]
+        notes = paper_tables.comparison(table, given).after
         assert len(set(notes)) == len(notes)
         assert any("printed as bits/dim" in note for note in notes) == any(i.metric == "nats_dim" for i in table.items)
 

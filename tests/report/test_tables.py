@@ -93,8 +93,8 @@ def test_a_variant_of_a_score_stands_below_it_and_says_what_it_is():
     scores = ("llr>2", "kl_1", "llr>1 iw", "llr_ada mode", "llr>1", "llr_ada")
     lines = tables.pivot(tables.aggregate([row(s, 0.5) for s in scores])).lines
     assert [li.entries[0].text for li in lines] == ["llr>1", "llr>1 iw", "llr>2", "llr_ada", "llr_ada mode", "kl_1"]
-    assert tables.gloss("llr>1 iw") == "ratio: l>1 against l>0, with the importance-weighted l>0"
-    assert tables.gloss("llr>1 mine") == tables.gloss("mine iw") == ""
+    assert tables.describe_score("llr>1 iw") == "ratio: l>1 against l>0, with the importance-weighted l>0"
+    assert tables.describe_score("llr>1 mine") == tables.describe_score("mine iw") == ""
 
 
 def test_best_is_of_the_honest_scores_and_ties_as_shown_share_it():
@@ -118,8 +118,8 @@ def test_an_oracle_line_says_so_whatever_its_score_is_called():
 
 def test_scores_of_a_vae_stand_in_order_and_say_what_they_are():
     scores = ["ssim", "complexity_png", "psnr", "kl", "mse", "l>0"]
-    assert [s for s in sorted(scores, key=tables.rank) if s[0] in "lkc"] == ["l>0", "kl", "complexity_png"]
-    assert all(map(tables.gloss, scores)) and tables.gloss("kl") != tables.gloss("kl_1")
+    assert [s for s in sorted(scores, key=tables.score_order) if s[0] in "lkc"] == ["l>0", "kl", "complexity_png"]
+    assert all(map(tables.describe_score, scores)) and tables.describe_score("kl") != tables.describe_score("kl_1")
 
 
 @pytest.mark.parametrize(
@@ -139,19 +139,19 @@ def test_scores_of_a_vae_stand_in_order_and_say_what_they_are():
     ],
 )
 def test_numbers_have_as_many_digits_as_can_be_read(metric, value, text):
-    assert tables.number(metric, value) == text
+    assert tables.format_value(metric, value) == text
 
 
 def test_a_mean_over_a_set_is_written_as_what_was_averaged():
     (cell,) = tables.aggregate([row("psnr", 18.256, metric="mean")])
-    assert tables.entry(cell).text == "18.26"
+    assert tables.cell_entry(cell).text == "18.26"
 
 
 def test_an_infinite_value_has_a_mean_and_no_deviation():
     (cell,) = tables.aggregate([row("l>0", v, seed=s, metric="nats_dim") for s, v in enumerate((1.0, math.inf))])
-    assert tables.entry(cell).text == "inf" and cell.seeds == (0, 1)
+    assert tables.cell_entry(cell).text == "inf" and cell.seeds == (0, 1)
 
 
 def test_values_of_an_option_stand_in_numeric_order():
     settings = ["last", "epoch10", "64", "epoch2", "1e-3", "8", "best"]
-    assert sorted(settings, key=tables.natural) == ["1e-3", "8", "64", "epoch2", "epoch10", "best", "last"]
+    assert sorted(settings, key=tables.natural_order) == ["1e-3", "8", "64", "epoch2", "epoch10", "best", "last"]

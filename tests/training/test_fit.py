@@ -75,5 +75,5 @@ def test_what_a_method_says_of_the_forward_pass_is_what_its_steps_do(monkeypatch
 
     monkeypatch.setattr(model, "forward", forward)
     x = torch.zeros(2, *shape, dtype=torch.uint8 if len(shape) == 3 else torch.float32)
-    with pytest.raises(Called) if method.forward_pass else nullcontext():
+    with pytest.raises(Called) if method.calls_forward else nullcontext():
         method.loss(Batch(x, torch.arange(2), 1), RandomNoise())

@@ -1,1 +1,1 @@
-"""Sets of examples: the catalogue, one file for each family, and the batches made from them."""
+"""Data sets: the catalogue, one module for each family, preprocessing, and training batches."""

@@ -1,8 +1,8 @@
 r"""The catalogue on the command line.
 
-python -m oodgen.data                      what there is, and what of it is here
+python -m oodgen.data                      list the sets, and which of them are present
 python -m oodgen.data fetch NAME...        download and prepare
-python -m oodgen.data prepare NAME...      decode what was downloaded or put there by hand
+python -m oodgen.data prepare NAME...      decode raw files that were downloaded or put there by hand
 python -m oodgen.data verify [NAME...]     compare prepared files with their recorded hashes
 """
 
@@ -30,7 +30,7 @@ __all__ = ["catalogue", "main"]
 
 
 def _build(node: Any) -> Any:
-    """What Hydra's instantiate would build, without the time it takes to import."""
+    """A minimal `hydra.utils.instantiate`, without its import time."""
     if not isinstance(node, dict):
         return node
     arguments = {key: _build(value) for key, value in node.items() if key != "_target_"}
@@ -39,7 +39,7 @@ def _build(node: Any) -> Any:
 
 
 def catalogue() -> dict[str, Dataset | Transform | Attack | None]:
-    """Every entry of conf/dataset by name; None for one that waits for an argument of the user's."""
+    """Every entry of conf/dataset by name; None for one with a mandatory argument (`???`)."""
     entries: dict[str, Dataset | Transform | Attack | None] = {}
     for path in sorted((config_dir() / "dataset").glob("*.yaml")):
         node = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -68,7 +68,7 @@ def _raw(dataset: Dataset, split: str, root: Path) -> bool:
 
 
 def show(root: Path) -> None:
-    """Print the catalogue, one line for each entry, and where it was looked for."""
+    """Print the catalogue, one line for each entry, and the data root."""
     for name, entry in catalogue().items():
         if entry is None:
             row = ("yours", "", "data=folder data.inlier.root=FOLDER")
@@ -84,10 +84,10 @@ def show(root: Path) -> None:
 
 
 def fetch(dataset: Dataset, root: Path) -> None:
-    """Download the raw files of a set, unless there is nothing to download.
+    """Download the raw files of a set; does nothing for a set without raw files.
 
     Raises:
-        UserError: it cannot be downloaded.
+        UserError: they cannot be downloaded.
     """
     if dataset.fetch is None:
         if dataset.raw:

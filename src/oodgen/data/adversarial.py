@@ -1,13 +1,13 @@
-r"""An out set made against the trained model: noise that one step moves to where the model finds it more plausible.
+r"""An out set made by an attack on the trained model: noise after one gradient step that raises the model's score.
 
 $$x' = \mathrm{clip}\big(x + \epsilon\, \mathrm{sign}\, \nabla_x s(x)\big), \qquad
 x = \mathrm{clip}\big(\mathcal N(m, \sigma^2 I)\big),$$
 
-on [0, 1], where s is what the model says for an example: a bound on $\log p$, or a critic's value.
+on [0, 1], where s is the model's in-distribution score: a bound on $\log p$, or a critic's value.
 
-The authors' code makes no images: for a VAE it adds 0.3 times the sign of the gradient at a test image to
-$\mathcal N(0, 1)$, and clips nothing. Out there the value of a Bernoulli with soft targets, linear in y, has no upper
-end, which is how their likelihood ranks all of it above the test images.
+The authors' code makes no valid images: for a VAE it adds 0.3 times the sign of the gradient at a test image to
+$\mathcal N(0, 1)$, without clipping. The log-likelihood of a Bernoulli with soft targets is linear in y and unbounded
+outside of [0, 1], which is why their likelihood ranks this set above the test images.
 
 Source: Choi, Jang, Alemi 2019, section 4 (papers/generative_ensembles, section 5.7); Goodfellow, Shlens, Szegedy 2015
 (the fast gradient sign method).
@@ -28,14 +28,14 @@ __all__ = ["Attack", "adversarial"]
 @final
 @dataclass(frozen=True)
 class Attack:
-    """An out set that needs the model; `oodgen.evaluation.attack` asks it for the gradient.
+    """An out set that depends on the model; `oodgen.evaluation.attack` computes the gradient.
 
     Arguments:
         name: The name of the set.
-        eps: The step, on the scale where white is 1.
-        mean, sigma: Of the noise before it is clipped.
-        count: Images; None for as many as the inlier's test split has, which are also the most there can be.
-        samples: Draws of the latent variables over which the gradient is averaged.
+        eps: The step size, for pixels in [0, 1].
+        mean, sigma: Of the noise before clipping.
+        count: Number of images, at most that of the inlier's test split, which is taken for None.
+        samples: Samples of the latent variables over which the gradient is averaged.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Attack:
     samples: int
 
     def start(self, inlier: np.ndarray) -> np.ndarray:
-        """The noise x, uint8, of the shape of the inlier's test images: those of the set of Gaussian noise."""
+        """The noise x, uint8, of the shape of the inlier's test images; that of `gaussian_noise`."""
         return gaussian_noise(self.mean, self.sigma).apply(inlier[: self.count], 0)
 
     def step(self, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        """The images x' (uint8) of x (uint8) and a gradient, or anything with its signs."""
+        """The images x' (uint8) from x (uint8) and a gradient, of which only the signs matter."""
         return np.rint(x + 255 * self.eps * np.sign(direction)).clip(0, 255).astype(np.uint8)
 
 

@@ -1,9 +1,8 @@
-r"""The catalogue's vocabulary, and the one way from a data set's name to a memory-mapped array.
+r"""The types of the catalogue of data sets, and the loading of a set as a memory-mapped array.
 
-Each set is decoded once, from the files its authors published, into `ROOT/prepared/<name>/<split>.npy` (uint8,
-N x C x H x W, or float32 rows) with its labels and a record of its hash beside it. From then on it is only mapped. A
-file of a user's own in that form is a data set too. A part of an official split never passes for the whole: its origin
-says so.
+Each set is decoded once, from the published files, into `ROOT/prepared/<name>/<split>.npy` (uint8, (N, C, H, W), or
+float32 rows (N, D)), with `<split>_labels.npy` and a record of the hashes. Later it is memory-mapped. A user may put
+files of this form there. The `origin` of a split states whether it is the official one or a sample.
 """
 
 import errno
@@ -30,19 +29,19 @@ Read = tuple[np.ndarray, np.ndarray | None]
 @final
 @dataclass(frozen=True)
 class Dataset:
-    """A set of examples: what it is, and how to read and fetch it.
+    """A data set: its description, and how to read and download it.
 
     Arguments:
-        name: The name in the catalogue and of the folder under ROOT/prepared.
-        shape: One example as prepared, (C, H, W) for images, (D,) for rows.
-        sizes: Official split to number of examples; {} if unknown.
-        licence: Under what terms the data may be used.
+        name: Name in the catalogue and of the folder under ROOT/prepared.
+        shape: Shape of an example, (C, H, W) for images, (D,) for rows.
+        sizes: Split -> number of examples; {} if unknown.
+        licence: Terms of use.
         source: Home page of the data.
-        read: (root, split) to uint8 (N, C, H, W) or float32 (N, D), and labels (N,) or None; decodes the raw files
-            under the root; raises FileNotFoundError naming the first one that is missing.
-        fetch: Downloads the raw files under a root; None if there is nothing to download, or nowhere.
+        read: `read(root, split)` decodes the raw files under the root to uint8 (N, C, H, W) or float32 (N, D), and
+            labels (N,) or None; it raises FileNotFoundError with the first missing file.
+        fetch: `fetch(root)` downloads the raw files; None if they cannot be, or need not be, downloaded.
         about: One line: choices made (split, crop, size), and how to obtain the set by hand.
-        raw: Split to the raw files or folders it is decoded from, relative to the root, each with or without `.gz`.
+        raw: Split -> raw files or folders, relative to the root, each with or without `.gz`.
         of: The set from which this one is derived.
     """
 
@@ -62,7 +61,7 @@ class Dataset:
 
 
 class Split(NamedTuple):
-    """A loaded split: memory-mapped examples, labels, where they came from, and the SHA-256 of the .npy file."""
+    """A loaded split: memory-mapped examples, labels, their origin, and the SHA-256 of the .npy file."""
 
     x: np.ndarray
     y: np.ndarray | None
@@ -75,34 +74,34 @@ class Split(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Transform:
-    """An out set made from the inlier's test split: (uint8 (N, C, H, W), seed) to uint8 (N, C, H, W)."""
+    """An out set made from the inlier's test split; `apply` maps (uint8 (N, C, H, W), seed) to uint8 (N, C, H, W)."""
 
     name: str
     apply: Callable[[np.ndarray, int], np.ndarray]
 
 
 def exists(path: Path) -> bool:
-    """Whether a raw file is there, plain or gzipped."""
+    """Whether a raw file exists, plain or gzipped."""
     return path.exists() or path.with_name(path.name + ".gz").exists()
 
 
 def require(root: Path, *names: str) -> None:
-    """Raise FileNotFoundError for the first of the raw files that is not under the root, plain or gzipped."""
+    """Raise FileNotFoundError for the first of the raw files that is missing under the root, plain or gzipped."""
     for name in names:
         if not exists(root / name):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root / name))
 
 
 def load(dataset: Dataset, split: str, root: Path) -> Split:
-    """A split of a set: prepared, or else decoded from its raw files, or else the prepared `<split>_sample`.
+    """Load a split: the prepared one, else decoded from raw files, else the prepared `<split>_sample`.
 
     Arguments:
         dataset: An entry of the catalogue.
-        split: "train", "test" or another name the set has.
+        split: "train", "test" or another split of the set.
         root: The data root.
 
     Raises:
-        UserError: nothing of it is there, or what is there is damaged or not what it should be.
+        UserError: there are no files of it, or they are damaged or of the wrong form.
     """
     try:
         return find(dataset, split, root)
@@ -113,7 +112,7 @@ def load(dataset: Dataset, split: str, root: Path) -> Split:
 def prepare(dataset: Dataset, split: str, root: Path) -> Path:
     """Decode a split once into ROOT/prepared/<name>/<split>.npy; return that path.
 
-    Two processes that prepare the same split take turns, and the second one finds the work done.
+    A lock makes concurrent processes wait for the first one.
 
     Raises:
         UserError: a raw file is missing or damaged, or the disk is full.
@@ -125,7 +124,7 @@ def prepare(dataset: Dataset, split: str, root: Path) -> Path:
 
 
 def verify(dataset: Dataset, split: str, root: Path) -> Split:
-    """Load a prepared split and compare the whole of its files with the recorded hashes.
+    """Load a prepared split and compare its files with the recorded hashes.
 
     Raises:
         UserError: a file is damaged or differs from its record.
@@ -177,7 +176,7 @@ def _prepare(dataset: Dataset, split: str, root: Path) -> Path:
                 f"{expected:,}; delete them and obtain them again"
             )
         try:
-            # labels first: whoever sees the examples sees their labels
+            # labels first, since the examples mark the split as prepared
             if y is not None:
                 _save(labels, y)
             _save(path, x)
@@ -214,7 +213,7 @@ def _open(dataset: Dataset, split: str, folder: Path, full: bool = False) -> Spl
         if x.dtype.kind == "f" and not all(np.isfinite(x[i : i + 65536]).all() for i in range(0, len(x), 65536)):
             raise UserError(f"{path} holds NaN or infinite numbers; remove those rows")
         digest, origin = sha256(path), _origin(dataset, split, len(x), own=True)
-    # the record only saves work: a folder that cannot be written is no reason to refuse the data
+    # the record only saves hashing: data in a read-only folder can be used without
     with suppress(UserError):
         _write_record(dataset, path, digest, origin)
     return Split(x, y, dataset.name, split, origin, digest)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from oodgen.data.catalog import Dataset, Read, require
-from oodgen.data.images import collect, opened
+from oodgen.data.images import from_torchvision, open_torchvision
 
 __all__ = ["celeba"]
 
@@ -24,7 +24,7 @@ def _read(root: Path, split: str) -> Read:
     from torchvision.datasets import CelebA
 
     files = [root / "celeba" / table for table in TABLES]
-    return collect(opened(lambda: CelebA(root, split, "identity"), "celeba", files), SHAPE)
+    return from_torchvision(open_torchvision(lambda: CelebA(root, split, "identity"), "celeba", files), SHAPE)
 
 
 def _fetch(root: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from oodgen.data.catalog import Dataset, Read, require
-from oodgen.data.images import opened
+from oodgen.data.images import open_torchvision
 
 __all__ = ["cifar10"]
 
@@ -21,7 +21,7 @@ def _read(root: Path, split: str) -> Read:
     require(root, *RAW[split], *RAW["train"], *RAW["test"])
     from torchvision.datasets import CIFAR10
 
-    dataset = opened(lambda: CIFAR10(root, train=split == "train"), "cifar10", [root / FOLDER])
+    dataset = open_torchvision(lambda: CIFAR10(root, train=split == "train"), "cifar10", [root / FOLDER])
     return dataset.data.transpose(0, 3, 1, 2), np.array(dataset.targets, np.int64)
 
 

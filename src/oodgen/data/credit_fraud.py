@@ -1,8 +1,7 @@
 r"""Credit-card transactions of two days in 2013 (Dal Pozzolo et al. 2015): the normal ones, and the 492 frauds.
 
-A row holds the seconds since the first transaction, 28 principal components and the amount, float32 as published:
-nothing is scaled here, since a scale is fitted on what is trained on. 773 of the rows come more than once; no row lies
-on both sides of a split.
+A row holds the seconds since the first transaction, 28 principal components and the amount, float32, unscaled (see
+`oodgen.data.rows`). 773 of the rows occur more than once; equal rows are in the same split.
 """
 
 import csv
@@ -25,16 +24,16 @@ FILE = "creditcard/creditcard.csv"
 COLUMNS = ("Time", *(f"V{i}" for i in range(1, 29)), "Amount")
 HEADER = (*COLUMNS, "Class")
 NORMALS, FRAUDS = 284_315, 492
-HELD = 492  # normal rows to test with: as many as there are frauds
+HELD = 492  # normal test rows, as many as there are frauds
 LARGEST = float(np.finfo(np.float32).max)
 AGAIN = "delete it and obtain it again"
 
 
 def table(root: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The published table: rows (N, 30), float32, and which of them are frauds (N,), bool.
+    """The published table: rows (N, 30), float32, and a mask of the frauds (N,), bool.
 
     Arguments:
-        root: The data root; quoted and unquoted fields are read alike.
+        root: The data root; fields may be quoted or not.
 
     Raises:
         FileNotFoundError: the file is not there.
@@ -59,13 +58,13 @@ def table(root: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _opened(path: Path) -> TextIO:
-    # a spreadsheet may have put a byte-order mark before the first name
+    # spreadsheets may write a byte-order mark before the first name
     options = {"encoding": "utf-8-sig", "errors": "replace", "newline": ""}
     return gzip.open(path, "rt", **options) if path.suffix == ".gz" else path.open(**options)  # type: ignore[call-overload]
 
 
 def _fault(path: Path) -> str:
-    """The first thing wrong in a table that numpy refused, by line and column; "" if it is nothing of the kind."""
+    """The first fault, by line and column, in a table that numpy could not read; "" if none is found."""
     try:
         with _opened(path) as file:
             lines = csv.reader(file)
@@ -90,7 +89,7 @@ def _number(field: str) -> float:
 
 
 def _groups(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the different rows of x (N, D): the number of each row (N,), and how often each number comes."""
+    """Group equal rows of x (N, D): the group index of each row (N,), and the size of each group."""
     rows = x.view(np.dtype((np.void, x.dtype.itemsize * x.shape[1]))).ravel()
     _, group, count = np.unique(rows, return_inverse=True, return_counts=True)
     return group, count
@@ -136,17 +135,17 @@ def _part(name: str, sizes: dict[str, int], read: Callable[[Path, str], Read], a
 
 
 def credit_fraud() -> Dataset:
-    """Normal transactions: 492 that no other row equals, chosen with seed 0, to test with, and the others to train."""
+    """Normal transactions: 492 unique rows, chosen with seed 0, as test, and the others as train."""
     sizes = {"train": NORMALS - HELD, "test": HELD}
     return _part("credit_fraud", sizes, _normals, f"normal rows; {HELD} of them held out as test, seed 0")
 
 
 def credit_fraud_frauds() -> Dataset:
-    """All 492 frauds, to test what has seen none: there is no train split."""
+    """All 492 frauds as test, without a train split, for models that are trained on normal rows only."""
     return _part("credit_fraud_frauds", {"test": FRAUDS}, _frauds, "all frauds, to test with")
 
 
 def credit_fraud_known() -> Dataset:
-    """The frauds in two halves, seed 0: what learns from the train half is tested with the test half alone."""
+    """The frauds in two halves, seed 0: the train half for methods that use negatives, the other one as test."""
     sizes = {"train": FRAUDS // 2, "test": FRAUDS - FRAUDS // 2}
     return _part("credit_fraud_known", sizes, _known, "frauds, one half to train with and one to test, seed 0")

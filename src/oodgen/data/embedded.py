@@ -1,7 +1,7 @@
-r"""Sets that need no download: they are made from files inside the wheels of scikit-learn and matplotlib.
+r"""Sets that need no download: made from files in the packages of scikit-learn and matplotlib.
 
-Patches of two photographs against upscaled digits is a pair on which plain likelihood fails and likelihood ratios
-succeed; glyphs are a second out set, thin strokes that are hard for the ratios too.
+On patches of two photographs against upscaled digits the likelihood fails and likelihood ratios succeed; glyphs are a
+second out set of thin strokes, hard for the ratios too.
 """
 
 import io
@@ -19,17 +19,15 @@ __all__ = ["Patch", "cut", "digits", "glyphs", "patches", "photos"]
 SHAPE = (1, 28, 28)
 SIDE = 28
 SCALES = (1, 2, 3)
-TEXTURE = 0.1  # least standard deviation of a patch, white being 1: flat sky is no texture
-BLOCK = (
-    112  # side of the blocks that are wholly train or test, in pixels of the photograph: two of 56, seven of JPEG's 16
-)
+TEXTURE = 0.1  # least standard deviation of a patch, white being 1
+BLOCK = 112  # side of the blocks that are train or test, in pixels of the photograph; a multiple of JPEG's 16
 PHOTOS = {"train": 8192, "test": 1000}
 GLYPHS = {"train": 8192, "test": 1000}
 DIGITS = {"train": 797, "test": 1000}
 
 
 class Patch(NamedTuple):
-    """Where a patch lies: row and column of its corner in the picture downscaled by `scale`."""
+    """The place of a patch: row and column of its corner in the image downscaled by `scale`."""
 
     scale: int
     row: int
@@ -49,15 +47,15 @@ def cut(picture: np.ndarray, patch: Patch) -> np.ndarray:
 
 
 def patches(picture: np.ndarray, split: str, count: int, seed: int) -> list[Patch]:
-    """Distinct textured patches of a picture, evenly over the scales, that see no pixel of the other split's blocks.
+    """Distinct textured patches of an image, evenly over the scales, without pixels of the other split's blocks.
 
-    One block of four is test, spread like a knight's moves: (2 row + column) mod 4 = 1.
+    The blocks with (2 row + column) mod 4 = 1 are test.
 
     Arguments:
         picture: Grey values in [0, 1], (H, W).
         split: "train" or "test".
-        count: How many.
-        seed: Of the draws.
+        count: Number of patches.
+        seed: Of the random choice.
     """
     rng = np.random.default_rng(seed)
     row, column = np.ogrid[: picture.shape[0], : picture.shape[1]]
@@ -152,7 +150,7 @@ def _read_glyphs(characters: str, _: Path, split: str) -> Read:
         (f, size): ImageFont.truetype(io.BytesIO(file), size) for f, file in enumerate(files) for size in range(18, 29)
     }
     rng, total = np.random.default_rng(0), sum(GLYPHS.values())
-    drawn: dict[bytes, int] = {}  # image to label, so that no image comes twice
+    drawn: dict[bytes, int] = {}  # image -> label, without duplicates
     while len(drawn) < total:
         font = fonts[int(rng.integers(len(FONTS))), int(rng.integers(18, 29))]
         label = int(rng.integers(len(characters)))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from oodgen.data.catalog import Dataset, Read, require
-from oodgen.data.images import collect, opened
+from oodgen.data.images import from_torchvision, open_torchvision
 
 __all__ = ["flowers102"]
 
@@ -17,7 +17,7 @@ def _read(root: Path, split: str) -> Read:
     from torchvision.datasets import Flowers102
 
     files = [root / name for name in FILES[:2]]
-    return collect(opened(lambda: Flowers102(root, split), "flowers102", files), SHAPE)
+    return from_torchvision(open_torchvision(lambda: Flowers102(root, split), "flowers102", files), SHAPE)
 
 
 def _fetch(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""A folder of a user's own images."""
+"""A data set from a folder of images."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from oodgen.data.catalog import Dataset, Read
-from oodgen.data.images import stack
+from oodgen.data.images import decode_files
 from oodgen.errors import UserError
 from oodgen.runs.files import as_name
 
@@ -72,7 +72,7 @@ def folder(root: str | Path, shape: Sequence[int] = (3, 32, 32)) -> Dataset:
             raise UserError(
                 f"none of the {len(paths)} images under {home} falls into the {split} split; add more images"
             )
-        return stack(chosen, size), None
+        return decode_files(chosen, size), None
 
     return Dataset(
         f"{as_name(home.resolve().name)}-{digest.hexdigest()[:8]}",

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from oodgen.data.catalog import Dataset, Read, require
-from oodgen.data.images import collect, opened
+from oodgen.data.images import from_torchvision, open_torchvision
 
 __all__ = ["gtsrb"]
 
@@ -18,7 +18,7 @@ def _read(root: Path, split: str) -> Read:
     require(root, *RAW[split])
     from torchvision.datasets import GTSRB
 
-    return collect(opened(lambda: GTSRB(root, split), "gtsrb", [root / "gtsrb"]), SHAPE, crop=False)
+    return from_torchvision(open_torchvision(lambda: GTSRB(root, split), "gtsrb", [root / "gtsrb"]), SHAPE, crop=False)
 
 
 def _fetch(root: Path) -> None:

@@ -26,7 +26,7 @@ ALLOWED = {
 
 @final
 class _Arrays(pickle.Unpickler):
-    """Unpickles arrays and plain values only: a pickle of unknown origin could otherwise run any program."""
+    """Unpickles arrays and plain values only, since a pickle can execute code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:

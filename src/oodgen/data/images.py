@@ -1,4 +1,4 @@
-"""Image files to arrays: grey or colour, cropped and resized in one place, so that every set is treated alike."""
+"""Image files to arrays: conversion to grey or RGB, cropping and resizing, the same for all data sets."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -9,22 +9,22 @@ from PIL import Image, ImageOps
 
 from oodgen.errors import UserError
 
-__all__ = ["collect", "decode", "fit", "opened", "stack"]
+__all__ = ["decode", "decode_files", "from_torchvision", "open_torchvision", "to_array"]
 
 T = TypeVar("T")
 
 
-def fit(image: Image.Image, shape: Sequence[int], crop: bool) -> np.ndarray:
-    """A picture as uint8 (C, H, W): grey if C = 1, else RGB; bilinear with antialiasing where the size differs.
+def to_array(image: Image.Image, shape: Sequence[int], crop: bool) -> np.ndarray:
+    """A Pillow image as uint8 (C, H, W): grey if C = 1, else RGB; resized bilinearly with antialiasing.
 
     Arguments:
-        image: The picture, of any mode.
+        image: An image of any mode.
         shape: (C, H, W).
-        crop: Cut the centre to the shape's aspect first, instead of distorting the picture.
+        crop: Crop the centre to the aspect ratio of the shape before resizing, instead of distorting the image.
     """
     channels, height, width = shape
     if image.mode.startswith("I"):
-        # Pillow clips wide integers to 255 when it converts them; 16-bit pictures keep their upper byte instead
+        # Pillow would clip wide integers to 255; take the upper byte of 16-bit images instead
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
@@ -36,23 +36,23 @@ def fit(image: Image.Image, shape: Sequence[int], crop: bool) -> np.ndarray:
 
 
 def decode(source: Path | IO[bytes], shape: Sequence[int], crop: bool = True, name: str = "") -> np.ndarray:
-    """An image file as uint8 (C, H, W), upright as its EXIF orientation says.
+    """An image file as uint8 (C, H, W), rotated by its EXIF orientation; see `to_array`.
 
     Raises:
-        UserError: the file is no readable image; `name` (by default the path) is named.
+        UserError: the file is no readable image; the message has `name` or the path.
     """
     try:
         with Image.open(source) as image:
             if image.mode == "F":  # of no known range, and possibly not finite
                 raise UserError(f"{name or source} has floating-point pixels; save it with 8 or 16 bits a channel")
-            return fit(ImageOps.exif_transpose(image), shape, crop)
+            return to_array(ImageOps.exif_transpose(image), shape, crop)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{name or source} cannot be read as an image; replace or remove it") from error
 
 
-def stack(paths: Sequence[Path], shape: Sequence[int], crop: bool = True) -> np.ndarray:
+def decode_files(paths: Sequence[Path], shape: Sequence[int], crop: bool = True) -> np.ndarray:
     """Image files as one array uint8 (N, C, H, W)."""
     x = np.empty((len(paths), *shape), np.uint8)
     for i, path in enumerate(paths):
@@ -60,13 +60,13 @@ def stack(paths: Sequence[Path], shape: Sequence[int], crop: bool = True) -> np.
     return x
 
 
-def collect(dataset: Any, shape: Sequence[int], crop: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """A torchvision set of (picture, integer) as uint8 (N, C, H, W) and int64 (N,)."""
+def from_torchvision(dataset: Any, shape: Sequence[int], crop: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """A torchvision data set of (image, integer label) as uint8 (N, C, H, W) and int64 (N,)."""
     x, y = np.empty((len(dataset), *shape), np.uint8), np.empty(len(dataset), np.int64)
     for i in range(len(dataset)):
         try:
             image, y[i] = dataset[i]
-            x[i] = fit(image, shape, crop)
+            x[i] = to_array(image, shape, crop)
         except FileNotFoundError:
             raise
         except (OSError, SyntaxError) as error:
@@ -77,11 +77,11 @@ def collect(dataset: Any, shape: Sequence[int], crop: bool = True) -> tuple[np.n
     return x, y
 
 
-def opened(build: Callable[[], T], name: str, files: Iterable[Path]) -> T:
-    """Build a torchvision set whose files are present, so that its complaint can only be about their checksums.
+def open_torchvision(build: Callable[[], T], name: str, files: Iterable[Path]) -> T:
+    """Construct a torchvision data set whose files exist, so that a RuntimeError can only be about checksums.
 
     Raises:
-        UserError: torchvision found a file that is not the published one.
+        UserError: a file is not the published one.
     """
     try:
         return build()

@@ -1,4 +1,4 @@
-r"""Photographic negatives: any set of images with $x$ replaced by $255 - x$."""
+r"""Inverted images: any set of images with x replaced by 255 - x."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ __all__ = ["inverted"]
 
 
 def inverted(dataset: Dataset) -> Dataset:
-    """The negative of another set, made from its prepared or raw files.
+    """The inverted images of another set, made from its prepared or raw files.
 
     Arguments:
         dataset: The set of uint8 images to invert.

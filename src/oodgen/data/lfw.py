@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from oodgen.data.catalog import Dataset, Read, require
-from oodgen.data.images import collect, opened
+from oodgen.data.images import from_torchvision, open_torchvision
 
 __all__ = ["lfw"]
 
@@ -19,7 +19,7 @@ def _read(root: Path, split: str) -> Read:
     from torchvision.datasets import LFWPeople
 
     files = [root / name for name in RAW[split][:3]]
-    return collect(opened(lambda: LFWPeople(str(root), split), "lfw", files), SHAPE)
+    return from_torchvision(open_torchvision(lambda: LFWPeople(str(root), split), "lfw", files), SHAPE)
 
 
 def lfw() -> Dataset:

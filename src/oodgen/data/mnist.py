@@ -14,8 +14,8 @@ __all__ = ["decode", "emnist_letters", "fashion_mnist", "kmnist", "mnist"]
 
 STEMS = {"train": "train", "test": "t10k"}
 
-# SHA-256 of the idx files, unpacked: a .gz may have been compressed anew. The two training files of KMNIST and the
-# files of EMNIST were not at hand; for them torchvision's MD5 of the download and the number of images must do.
+# SHA-256 of the unpacked idx files, since a .gz may have been recompressed. Those of KMNIST train and EMNIST are
+# unknown: their checks are torchvision's MD5 of the download and the number of images.
 ORIGINAL = {
     "MNIST/raw/train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "MNIST/raw/train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",

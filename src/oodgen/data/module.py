@@ -1,4 +1,4 @@
-"""The data of one experiment: an inlier set, out sets, and the further streams that training may see."""
+"""The LightningDataModule of an experiment: an inlier set, out sets, and further training streams."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,44 +11,42 @@ from oodgen.data.adversarial import Attack
 from oodgen.data.catalog import Dataset, Transform, load
 from oodgen.data.preprocess import TestSet, preprocess
 from oodgen.data.resident import Examples, SequentialLoader, TrainLoader
-from oodgen.data.rows import WAYS, Scaling, fit
+from oodgen.data.rows import SCALINGS, Scaling, fit_scaling
 from oodgen.errors import UserError
 
 __all__ = ["OODDataModule"]
 
 
 class OODDataModule(pl.LightningDataModule):
-    """Carves and serves the sets of an experiment.
+    """Splits and loads the sets of an experiment.
 
-    The inlier's official train split is carved into train, validation (checkpoint, level and fitted scores are chosen
-    there) and calibration (p-values and thresholds only); the carving is the same for every training seed. Test splits
-    are for reporting only.
+    The inlier's official train split is divided into train, validation (for checkpoints, levels and fitted scores) and
+    calibration (for p-values and thresholds only), in the same way for every training seed. Test splits are for
+    reporting only.
 
     Arguments:
-        inlier: The set to learn.
+        inlier: The in-distribution set.
         out: Test sets by name, transformations of the inlier's test set, or attacks on the model.
-        auxiliary: Further training sets by name, each a stream of its own.
+        auxiliary: Further training sets by name, each a separate stream.
         negative: A training set of negative examples.
         root: The data root.
         batch_size: Examples in a training batch of each stream.
         validation, calibration: Fractions of the train split.
-        grey, size: Preprocessing, applied alike to every set: mean of the channels, and (height, width) resized to.
-        scale: Preprocessing of rows, fitted on what is trained on and applied alike to every set: "minmax", "standard",
-            or "minmax_leaky", fitted on the test sets too; see `oodgen.data.rows`. None leaves them as they are.
-        mutation: The rate at which the inliers' pixels are mutated in training batches, anew at each step, for a model
-            of their background; one number, or one for each of `members`. What is held out and what is tested with
-            stays as it is. See `oodgen.data.resident.mutate`.
-        limit: At most so many examples of each test set, a seeded choice; None for all.
-        missing: What to do about an out set that is not there: "error" or "skip" (named in the record). One that is
-            there but damaged is an error in any case.
-        resident: Largest set, in bytes, to hold on the device.
+        grey, size: Preprocessing of every set of images: mean over the channels, and (height, width) resized to.
+        scale: Scaling of rows, fitted on the training examples and applied to every set: "minmax", "standard", or
+            "minmax_leaky", fitted on the test sets too; see `oodgen.data.rows`. None for no scaling.
+        mutation: Mutation rate of the inliers' pixels in training batches (not in validation or test), for background
+            models; one number, or one for each of `members`. See `oodgen.data.resident.mutate`.
+        limit: Largest number of examples of each test set, a seeded choice; None for all.
+        missing: Treatment of a missing out set: "error" or "skip" (named in the record). A damaged one is an error.
+        resident: Size in bytes of the largest set to keep on the device.
         seed: Seed of the training batches.
-        members: Serve an ensemble of so many members, each with batches of its own; None for a single model.
-        smoke: Random examples of the right shapes instead of data, a few of each.
+        members: Number of members of an ensemble, each with its own batches; None for a single model.
+        smoke: A few random examples of the right shapes instead of data.
 
     Raises:
-        UserError: a set is missing, broken or of another shape than the inlier, or rows to be tested with are among
-            those that are trained with.
+        UserError: a set is missing, broken or of another shape than the inlier, or test rows are among the training
+            rows of another stream.
     """
 
     def __init__(
@@ -80,13 +78,13 @@ class OODDataModule(pl.LightningDataModule):
                 raise UserError(f"data.{name}={number} must be at least 1")
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise UserError(f"data.size={list(size)} is not [height,width]")
-        if scale is not None and (scale not in WAYS or len(inlier.shape) != 1):
-            mend = f"is not one of: {', '.join(WAYS)}" if scale not in WAYS else "scales rows of numbers, not images"
+        if scale is not None and (scale not in SCALINGS or len(inlier.shape) != 1):
+            mend = "scales rows, not images" if scale in SCALINGS else f"is not one of: {', '.join(SCALINGS)}"
             raise UserError(f"data.scale={scale!r} {mend}")
         self.mutation = _rates(mutation, members or 1)
         if any(self.mutation) and len(inlier.shape) != 3:
             raise UserError(f"data.mutation replaces pixels of images, {inlier.name} holds rows; leave it out")
-        _check_trained({"inlier": inlier, **{f"auxiliary.{key}": found for key, found in (auxiliary or {}).items()}})
+        _check_trained({"inlier": inlier, **{f"auxiliary.{key}": part for key, part in (auxiliary or {}).items()}})
         _check_trained({"inlier": inlier, **({} if negative is None else {"negative": negative})})
         if inlier.name in out:
             raise UserError(
@@ -109,7 +107,7 @@ class OODDataModule(pl.LightningDataModule):
         self.scaling: Scaling | None = None  # fitted by `setup`
         self.limit, self.missing, self.resident, self.smoke = limit, missing, int(resident), smoke
         self.skipped: dict[str, str] = {}
-        self.train_x: np.ndarray | None = None  # the whole train split; `rows` of it are trained on
+        self.train_x: np.ndarray | None = None  # the official train split, of which `train_rows` are trained on
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -120,7 +118,7 @@ class OODDataModule(pl.LightningDataModule):
         return (1 if self.grey else channels, *(self.size or size))
 
     def setup(self, stage: str | None = None) -> None:
-        """Load what training needs and carve it; a second call does nothing."""
+        """Load and divide the training sets; a second call does nothing."""
         if self.train_x is not None:
             return
         split = self._load(self.inlier, "train")
@@ -146,13 +144,13 @@ class OODDataModule(pl.LightningDataModule):
         if self.scale is not None:
             further = [*streams, *([] if negatives is None else [negatives]), *tests]
             seen = [split.x, *(part.x for part in further)] if tests else [split.x[rest]]
-            self.scaling = fit(self.scale, np.concatenate(seen))
+            self.scaling = fit_scaling(self.scale, np.concatenate(seen))
             split, streams = self._scaled(split), list(map(self._scaled, streams))
             negatives = None if negatives is None else self._scaled(negatives)
-        self.train_x, self.rows = split.x, rest
+        self.train_x, self.train_rows = split.x, rest
         labels = None if split.y is None else np.asarray(split.y).astype(np.int64)
         self.labels = None if labels is None else torch.as_tensor(labels[rest])
-        self.held = {
+        self.held_out = {
             name: TestSet(
                 split.x[part],
                 self.inlier.name,
@@ -163,14 +161,14 @@ class OODDataModule(pl.LightningDataModule):
             for name, part in held.items()
         }
         self.streams, self.negatives = streams, negatives
-        # of all that is trained on
+        # of all sets that training depends on
         parts = (split, *self.streams, self.negatives, *tests)
         self.sha256 = "+".join(part.sha256 for part in parts if part is not None)
 
     def test_sets(self) -> dict[str, TestSet]:
-        """Every set that is scored, the inlier's test split first; those apart that are made against the model."""
+        """Every set to be scored except `attacks`, the inlier's test split first."""
         if len(self.inlier.shape) == 1:
-            self.setup()  # for the scale, and for what is trained with
+            self.setup()  # for the scaling, and for the training rows
         sets = {name: self._limited(test) for name, test in self._tests().items()}
         inlier = sets[self.inlier.name]
         for name, dataset in self.out.items():
@@ -185,43 +183,43 @@ class OODDataModule(pl.LightningDataModule):
         self.setup()
         assert self.train_x is not None
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        held = [Examples(stream.x, device, self.resident) for stream in self.streams]
+        auxiliary = [Examples(stream.x, device, self.resident) for stream in self.streams]
         negative = None if self.negatives is None else Examples(self.negatives.x, device, self.resident)
-        inlier = Examples(self.train_x, device, self.resident, self.rows)
-        streams = (self.labels, held, negative)
+        inlier = Examples(self.train_x, device, self.resident, self.train_rows)
+        streams = (self.labels, auxiliary, negative)
         return TrainLoader(inlier, self.batch_size, self.seed, *streams, self.members, self.mutation)
 
     def val_dataloader(self) -> SequentialLoader:
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        held = self.held["validation"]
+        held = self.held_out["validation"]
         labels = None if held.y is None else torch.as_tensor(held.y)
         return SequentialLoader(Examples(held.x, device, self.resident), self.batch_size, labels)
 
-    def trained(self) -> TestSet:
-        """The inliers that are trained on, with their labels."""
+    def training_examples(self) -> TestSet:
+        """The inliers of the training part, with their labels."""
         self.setup()
         assert self.train_x is not None
         labels = None if self.labels is None else self.labels.numpy()
-        return TestSet(self.train_x[self.rows], self.inlier.name, "training part of train", self.sha256, labels)
+        return TestSet(self.train_x[self.train_rows], self.inlier.name, "training part of train", self.sha256, labels)
 
     def _tests(self) -> dict[str, TestSet]:
-        """The whole test splits of the inlier and of the out sets that are there, transformations apart."""
-        found = {self.inlier.name: self._load(self.inlier, "test")}
+        """The complete test splits of the inlier and the out sets found, except transforms."""
+        tests = {self.inlier.name: self._load(self.inlier, "test")}
         for name, dataset in self.out.items():
             if isinstance(dataset, Transform):
                 continue
             try:
-                found[name] = self._load(dataset, "test")
+                tests[name] = self._load(dataset, "test")
             except UserError as error:
                 if self.missing == "error" or not isinstance(error.__cause__, FileNotFoundError):
                     raise
                 self.skipped[name] = str(error)
-        return found
+        return tests
 
     def _check_unseen(self, sets: Mapping[str, TestSet]) -> None:
-        """Raise UserError if a stream beside the inliers holds a row that is tested with.
+        """Raise UserError if an auxiliary or negative stream contains a test row.
 
-        Images are not compared: their splits are official, whereas a table's rows are split here.
+        Images are not compared: their splits are official, whereas tables are split by us.
         """
         for stream in (*self.streams, *([] if self.negatives is None else [self.negatives])):
             known = {row.tobytes() for row in stream.x}
@@ -245,7 +243,7 @@ class OODDataModule(pl.LightningDataModule):
             shape, rows = (count, *dataset.shape), len(dataset.shape) == 1
             x = rng.standard_normal(shape, np.float32) if rows else rng.integers(0, 256, shape, np.uint8)
             origin = f"random {'rows' if rows else 'images'} (smoke)"
-            labels = None if rows else np.arange(count) % 10  # as if of ten classes
+            labels = None if rows else np.arange(count) % 10  # ten classes
             return self._scaled(TestSet(self._prepare(x, dataset.name), dataset.name, origin, "smoke", labels))
         found = load(dataset, split, self.root)
         x = self._prepare(found.x, dataset.name)
@@ -275,13 +273,13 @@ def _rates(mutation: float | Sequence[float] | None, members: int) -> list[float
 
 
 def _check_trained(roles: Mapping[str, Dataset]) -> None:
-    """Raise UserError unless the sets to train with are sets of their own, each another one."""
+    """Raise UserError unless the training sets are data sets (no transforms), each used once."""
     known: dict[str, str] = {}
     for role, dataset in roles.items():
         if not isinstance(dataset, Dataset):
             raise UserError(f"data.{role}={dataset.name} is made for testing, so it cannot be trained with")
         if dataset.name in known:
-            # as a stream, the inlier set would be trained with whole, the held-out parts included
+            # a stream of the inlier set would contain its held-out parts
             raise UserError(
                 f"data.{role} and data.{known[dataset.name]} are both {dataset.name}; choose another set, or leave it "
                 f"out with ~data.{role}"

@@ -26,8 +26,8 @@ def _read(root: Path, split: str) -> Read:
             try:
                 images.append(decode(path, SHAPE))
             except UserError:
-                # two files of the small and five of the large archive were published broken; the sizes of the splits
-                # count without them, so one more is found out
+                # two files of the small and five of the large archive were published broken; `sizes` excludes them, so
+                # that further broken files are detected
                 continue
             labels.append(label)
     return np.array(images, np.uint8).reshape(-1, *SHAPE), np.array(labels, np.int64)

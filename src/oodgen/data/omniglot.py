@@ -18,7 +18,7 @@ RAW = {split: (f"omniglot-py/{archive}.zip",) for split, archive in ARCHIVES.ite
 
 
 def unzip(path: Path) -> Read:
-    """The drawings of an archive, in the order of their names, and the index of each one's character."""
+    """The drawings of an archive, sorted by name, uint8 (N, 1, 28, 28), and the index of each one's character (N,)."""
     with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".png") and not name.startswith("__MACOSX"))
         x = np.empty((len(names), *SHAPE), np.uint8)

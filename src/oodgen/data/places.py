@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from oodgen.data.catalog import Dataset, Read, require
-from oodgen.data.images import collect, opened
+from oodgen.data.images import from_torchvision, open_torchvision
 
 __all__ = ["places365"]
 
@@ -16,7 +16,8 @@ def _read(root: Path, split: str) -> Read:
     from torchvision.datasets import Places365
 
     files = [root / name for name in RAW[split][:2]]
-    return collect(opened(lambda: Places365(root / "places365", "val", small=True), "places365", files), SHAPE)
+    dataset = open_torchvision(lambda: Places365(root / "places365", "val", small=True), "places365", files)
+    return from_torchvision(dataset, SHAPE)
 
 
 def _fetch(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Grey and resize: what every set goes through, for training, evaluation and whatever is scored later."""
+"""Preprocessing of images, the same in training, evaluation and scoring: conversion to grey and resizing."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ __all__ = ["TestSet", "preprocess"]
 
 
 class TestSet(NamedTuple):
-    """A set as it is scored: its examples after preprocessing, and what a table must say of it."""
+    """A preprocessed set with its name, origin (which split or part), hash and labels."""
 
     x: np.ndarray
     name: str
@@ -20,7 +20,7 @@ class TestSet(NamedTuple):
 
 
 def preprocess(x: np.ndarray, grey: bool, size: tuple[int, int] | None) -> np.ndarray:
-    """Grey and resize images (N, C, H, W), the same for every role and for whatever is scored later."""
+    """Convert images (N, C, H, W), uint8, to grey (mean over channels) and resize them; rows (N, D) are unchanged."""
     if x.ndim == 4 and grey and x.shape[1] != 1:
         x = np.asarray(x).mean(1, keepdims=True).round().astype(np.uint8)
     if x.ndim == 4 and size is not None and x.shape[2:] != size:
@@ -29,6 +29,6 @@ def preprocess(x: np.ndarray, grey: bool, size: tuple[int, int] | None) -> np.nd
 
 
 def _resize(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear with antialiasing, on the uint8 scale."""
+    """Bilinear resizing with antialiasing, rounded to uint8."""
     value = F.interpolate(torch.tensor(x).float(), size=size, mode="bilinear", antialias=True, align_corners=False)
     return value.round().clamp(0, 255).to(torch.uint8).numpy()

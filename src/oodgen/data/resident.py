@@ -1,7 +1,7 @@
-"""Batches drawn by index from arrays that live on the training device.
+"""Batches indexed from arrays that are kept on the training device.
 
-A batch is a function of (seed, step) alone: which examples it holds depends neither on what was drawn before nor on
-the number of workers, so a killed and resumed run sees exactly the batches of an uninterrupted one.
+A batch is a function of (seed, step) alone, so that a killed and resumed run has exactly the batches of an
+uninterrupted one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ __all__ = ["Batch", "Examples", "SequentialLoader", "TrainLoader", "mutate"]
 
 
 class Batch(NamedTuple):
-    """One batch of stored examples; one for the members of an ensemble has a leading member axis in every tensor.
+    """One batch of stored examples; that of an ensemble has a leading axis of members in every tensor.
 
     Arguments:
         x: uint8 (B, C, H, W) or float32 (B, D).
         index: The examples' indices in their set, (B,), int64.
         step: The number of this batch in training, from 0; -1 outside of it.
         y: Labels (B,), or None.
-        auxiliary: A batch of each auxiliary set.
+        auxiliary: A batch of each auxiliary set, shaped as x.
         negative: A batch of the negative set, or None.
     """
 
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
     @classmethod
     def of_members(cls, batches: Sequence["Batch"]) -> "Batch":
-        """The batches of all members at one step as one."""
+        """Stack the batches of all members at one step."""
         x, index, steps, y, auxiliary, negative = zip(*batches, strict=True)
         streams = tuple(torch.stack(stream) for stream in zip(*auxiliary, strict=True))
         return cls(torch.stack(x), torch.stack(index), steps[0], _stacked(y), streams, _stacked(negative))
@@ -64,40 +64,39 @@ def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
 
 
 class Examples:
-    """Rows of an array of examples, on the device if they fit in `resident` bytes, else read by index where they lie.
+    """Selected examples of an array, on the device if they fit in `resident` bytes, else read by index from the array.
 
     Arguments:
         x: uint8 (N, C, H, W) or float32 (N, D); may be memory-mapped.
-        device: Where batches are wanted.
+        device: The device of the batches.
         resident: The largest number of bytes to hold on the device.
-        rows: Which of the N examples, in order; None for all.
+        rows: Indices of the selected examples; None for all.
     """
 
     def __init__(self, x: np.ndarray, device: torch.device, resident: int, rows: np.ndarray | None = None) -> None:
         self.device, self.rows = device, rows
         self.size = len(x) if rows is None else len(rows)
         fits = x[:1].nbytes * self.size <= resident
-        self.mapped = None if fits else x
-        self.held = torch.tensor(np.asarray(x if rows is None else x[rows]), device=device) if fits else None
+        self.array = None if fits else x
+        self.on_device = torch.tensor(np.asarray(x if rows is None else x[rows]), device=device) if fits else None
 
     def take(self, index: Tensor) -> Tensor:
         """The examples at `index`, (B,) on the CPU, as a tensor on the device."""
-        if self.held is not None:
-            return self.held[index.to(self.device)]
-        assert self.mapped is not None
-        order, back = torch.unique(index, return_inverse=True)  # a memory map is read fastest in order
+        if self.on_device is not None:
+            return self.on_device[index.to(self.device)]
+        assert self.array is not None
+        order, back = torch.unique(index, return_inverse=True)  # reading a memory map is fastest in order
         places = order.numpy() if self.rows is None else self.rows[order.numpy()]
-        rows = torch.from_numpy(self.mapped[places])[back]
+        rows = torch.from_numpy(self.array[places])[back]
         if self.device.type == "cuda":
             return rows.pin_memory().to(self.device, non_blocking=True)
         return rows.to(self.device)
 
 
 def mutate(x: Tensor, rate: float, draw: torch.Generator) -> Tensor:
-    r"""Each pixel of stored images replaced, with probability $\mu$, by one drawn uniformly from 0..255.
+    r"""Replace each sub-pixel of stored images, with probability $\mu$ = `rate`, by one uniform on 0..255.
 
-    $\mu$ is `rate`. Each colour of a pixel is decided and drawn on its own. The new value may be the old one, so
-    that a share of $\mu\, 255/256$ changes.
+    The new value may equal the old one, so that a share of $\mu\, 255/256$ changes.
 
     Source: Ren et al. 2019 (Likelihood Ratios for Out-of-Distribution Detection), section 3.
     """
@@ -107,12 +106,12 @@ def mutate(x: Tensor, rate: float, draw: torch.Generator) -> Tensor:
 
 
 class TrainLoader:
-    """Shuffled batches for ever resumable: its state is the step it stands at.
+    """Shuffled training batches; the loader's state is the step.
 
-    An epoch is a permutation of the inlier set drawn from (seed, epoch), without the last partial batch; further
-    streams are drawn with replacement from (seed, step), so that they never define the epoch. With `members` each batch
-    is that of an ensemble, whose members are served what a single model of the member's seed is served. `mutation` is
-    the rate at which the inliers' pixels are mutated, of each member; see `mutate`.
+    An epoch is a permutation of the inlier set, a function of (seed, epoch), without the last partial batch; the other
+    streams are sampled with replacement, as functions of (seed, step). With `members` each batch is that of an
+    ensemble, in which a member has the batch of a single model with the member's seed. `mutation` holds the mutation
+    rate of the inliers' pixels for each member; see `mutate`.
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class TrainLoader:
         self.streams = [*auxiliary, *([negative] if negative is not None else [])]
         self.has_negative = negative is not None
         self.step = 0
-        self._orders: dict[int, tuple[int, Tensor]] = {}  # seed -> the epoch it stands in, and its permutation
+        self._orders: dict[int, tuple[int, Tensor]] = {}  # seed -> epoch and its permutation
 
     def __len__(self) -> int:
         return max(1, self.inlier.size // self.batch_size)
@@ -141,7 +140,7 @@ class TrainLoader:
         if self.members is None:
             return self._batch(step, self.seed, self.rates[0])
         seeds = [member_seed(self.seed, m) for m in range(1, self.members + 1)]
-        return Batch.of_members([self._batch(step, *own) for own in zip(seeds, self.rates, strict=True)])
+        return Batch.of_members([self._batch(step, *member) for member in zip(seeds, self.rates, strict=True)])
 
     def _batch(self, step: int, seed: int, rate: float) -> Batch:
         epoch, position = divmod(step, len(self))
@@ -159,12 +158,12 @@ class TrainLoader:
         return Batch(mutate(x, rate, draw) if rate else x, index, step, labels, tuple(streams), negative)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The rest of the epoch in which `step` stands."""
+        """The remaining batches of the epoch of `step`."""
         steps = range(self.step, (self.step // len(self) + 1) * len(self))
-        if self.inlier.mapped is None:
+        if self.inlier.array is None:
             for step in steps:
                 batch = self.batch(step)
-                self.step = step + 1  # before the yield: a checkpoint taken while the batch is used counts it
+                self.step = step + 1  # before the yield: a checkpoint saved during the step includes it
                 yield batch
             return
         with ThreadPoolExecutor(1) as reader:  # read the next batch while the device works on this one
@@ -184,7 +183,7 @@ class TrainLoader:
 
 
 class SequentialLoader:
-    """Every example once, in order, with its index and, if there are any, its label."""
+    """Every example once, in order, with its index and label (if there are labels)."""
 
     def __init__(self, examples: Examples, batch_size: int, labels: Tensor | None = None) -> None:
         self.examples, self.batch_size, self.labels = examples, batch_size, labels

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from oodgen.data.catalog import Dataset, Read, require
-from oodgen.data.images import fit
+from oodgen.data.images import to_array
 from oodgen.errors import UserError
 
 __all__ = ["decode", "smallnorb"]
@@ -63,7 +63,7 @@ def _read(root: Path, split: str) -> Read:
     photographs = pairs.reshape(-1, *pairs.shape[2:])
     x = np.empty((len(photographs), *SHAPE), np.uint8)
     for i, photograph in enumerate(photographs):
-        x[i] = fit(Image.fromarray(photograph), SHAPE, crop=False)
+        x[i] = to_array(Image.fromarray(photograph), SHAPE, crop=False)
     return x, np.repeat(labels, pairs.shape[1]).astype(np.int64)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from oodgen.data.catalog import Dataset, Read, require
-from oodgen.data.images import opened
+from oodgen.data.images import open_torchvision
 
 __all__ = ["svhn"]
 
@@ -14,7 +14,7 @@ def _read(root: Path, split: str) -> Read:
     require(root, *RAW[split])
     from torchvision.datasets import SVHN
 
-    dataset = opened(lambda: SVHN(root, split), "svhn", [root / RAW[split][0]])
+    dataset = open_torchvision(lambda: SVHN(root, split), "svhn", [root / RAW[split][0]])
     return dataset.data, dataset.labels
 
 

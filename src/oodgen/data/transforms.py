@@ -10,22 +10,22 @@ __all__ = ["gaussian_noise", "hflip", "uniform_noise", "vflip"]
 
 
 def _generator(name: str, seed: int) -> np.random.Generator:
-    # the name enters, or uniform and Gaussian noise of one seed would be functions of each other
+    # the name is part of the seed, so that uniform and Gaussian noise are independent
     return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")])
 
 
 def hflip() -> Transform:
-    """Left and right exchanged."""
+    """Horizontal flip."""
     return Transform("hflip", lambda x, seed: np.ascontiguousarray(x[..., ::-1]))
 
 
 def vflip() -> Transform:
-    """Top and bottom exchanged."""
+    """Vertical flip."""
     return Transform("vflip", lambda x, seed: np.ascontiguousarray(x[..., ::-1, :]))
 
 
 def uniform_noise() -> Transform:
-    """Every pixel uniform on 0 to 255."""
+    """Every sub-pixel uniform on 0..255."""
 
     def apply(x: np.ndarray, seed: int) -> np.ndarray:
         return _generator("uniform", seed).integers(0, 256, x.shape, np.uint8)
@@ -34,7 +34,7 @@ def uniform_noise() -> Transform:
 
 
 def gaussian_noise(mean: float = 0.5, sd: float = 0.25) -> Transform:
-    r"""Every pixel from $N(\text{mean}, \text{sd}^2)$ on the scale where white is 1, clipped to [0, 1].
+    r"""Every sub-pixel from $\mathcal N(\text{mean}, \text{sd}^2)$ clipped to [0, 1], where white is 1.
 
     Arguments:
         mean: Mean before clipping.

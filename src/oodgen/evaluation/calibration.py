@@ -73,7 +73,7 @@ def calibrate(
     evidence = {
         f"{part}/{name}": value
         for part in ("validation", "calibration")
-        for name, value in evaluate.collect(evaluated, probes, data.held[part]).items()
+        for name, value in evaluate.collect(evaluated, probes, data.held_out[part]).items()
     }
     for name, probe in probes.items():
         fitted: Mapping[str, Tensor] = getattr(probe, "fitted", {})

@@ -29,8 +29,8 @@ def rehearse(components: Components) -> None:
     probes = {name: build(probe, f"probes.{name}") for name, probe in brief(config["probes"]).items()}
     nowhere = Path()  # what is asked here is not kept
     evaluated = evaluate.EvaluatedModel(model, "untrained", nowhere, nowhere, components.device, config["eval_seed"])
-    probes = evaluate.fit_probes(evaluated, probes, lambda: _first(data.trained(), FITTED))
-    few = _first(data.held["validation"], ASKED)
+    probes = evaluate.fit_probes(evaluated, probes, lambda: _first(data.training_examples(), FITTED))
+    few = _first(data.held_out["validation"], ASKED)
     said = {name: evaluate.ask(evaluated, probe, few) for name, probe in probes.items()}
     evidence = {f"{name}/{item}": value for name, answers in said.items() for item, value in answers.items()}
     evaluate.score(evaluate.fit_scores(components.scores, evidence), evidence)

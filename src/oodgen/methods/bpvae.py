@@ -1,4 +1,4 @@
-r"""Bigeminal priors: one VAE learns the in-distribution set and simple sets, each under a prior of its own."""
+r"""Bigeminal-priors VAE: one VAE trained on the inlier set and on simple sets, with a separate prior for these."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ class BPVAE(Method):
       + \sum_y \mathbb E_{q(z|y)} \log p(y|z) - D_{KL}[q(z|y) \| p_s], \qquad
       p_b = \mathcal N(0, \sigma_b^2 I), \quad p_s = \mathcal N(0, \sigma_s^2 I)$$
 
-    $p_b$ is the model's prior, so that every score is one under $p_b$. Without simple sets this is the plain VAE.
+    $p_b$ is the model's prior, under which all scores are computed. Without simple sets it is the plain VAE.
 
     Arguments:
         model: The VAE; $\sigma_b$ is its prior's `sigma`.
@@ -36,7 +36,7 @@ class BPVAE(Method):
 
     Raises:
         UserError: `sigma_s` is not positive, or the model's prior is learned.
-        Diverged: the bound of a set or a gradient is not finite; the message says at which step.
+        Diverged: the bound of a set or a gradient is not finite; the message names the step.
 
     Source: Ran et al. 2021, eqs. 4 and 5, with $p_s$ in the second KL as their text says (papers/bpvae, section 7.1).
     """
@@ -57,11 +57,11 @@ class BPVAE(Method):
             raise UserError(f"method.sigma_s={sigma_s} must be positive")
         self.simple = Isotropic(sigma=sigma_s)
 
-    def uses(self) -> frozenset[str]:
+    def extra_streams(self) -> frozenset[str]:
         return frozenset({"auxiliary"})
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
-        # all sets in one pass, so that a batch norm sees one mixture, as it does when it is done learning
+        # all sets in one pass, so that batch norm uses the statistics of the mixture, as in evaluation
         y = torch.cat([self.model.observe(x, noise) for x in (batch.x, *batch.auxiliary)])
         size = len(batch.x)
         q = self.model.encoder(y)

@@ -1,4 +1,4 @@
-r"""Training with labels: cross entropy, its form with a bottleneck, and inliers against known negatives."""
+r"""Supervised training: cross entropy, the variational information bottleneck, and inliers against negatives."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -20,23 +20,22 @@ __all__ = ["BinaryCrossEntropy", "CrossEntropy", "InformationBottleneck"]
 class CrossEntropy(Method):
     r"""Minimise $-\log p(y | x)$, softmax over the classes.
 
-    Curves: `cross_entropy` in nats and `accuracy`, of batches and of the validation part of the train split; `log_py`
-    is the negative loss, log p(y|x), by which checkpoint=best is chosen.
+    Logged terms: `cross_entropy` in nats, `accuracy`, and `log_py`, the negative loss, which selects checkpoint=best.
 
     Arguments:
         model: The classifier.
         optimizer: From parameters to an optimiser.
-        seed: Seed of the noise of every step: dropout's, and that of a code.
+        seed: Seed of the noise of every step (dropout, stochastic codes).
 
     Raises:
-        UserError: the model is none; the inlier set has no labels, or labels that are none of the model's classes.
-        Diverged: a term of the loss or a gradient is not finite; the message says at which step and which.
+        UserError: the model is no classifier; the inlier set has no labels, or labels outside of the model's classes.
+        Diverged: a term of the loss or a gradient is not finite; the message names it and the step.
     """
 
     model: Any
     needs = Classifier
-    such = "classifier_grey"
-    whole = "log_py"
+    example_model = "classifier_grey"
+    monitor = "log_py"
 
     def initialise(self, batch: Batch) -> None:
         if batch.y is None:
@@ -66,15 +65,15 @@ class CrossEntropy(Method):
 
 
 class InformationBottleneck(CrossEntropy):
-    r"""Minimise $-\log p(y | z) + \beta\, D_{KL}[q(z | x) \| p(z)]$, one draw $z \sim q(z | x)$ for each example.
+    r"""Minimise $-\log p(y | z) + \beta\, D_{KL}[q(z | x) \| p(z)]$, one sample $z \sim q(z | x)$ for each example.
 
-    Curves: `cross_entropy`, here $-\log p(y | z)$, `rate`, the KL, and `accuracy`; `bound` is the negative loss, below
-    $I(Z; Y) - \beta I(Z; X)$ less the labels' entropy, in nats, by which checkpoint=best is chosen.
+    Logged terms: `cross_entropy`, $-\log p(y | z)$; `rate`, the KL; `accuracy`; and `bound`, the negative loss, a lower
+    bound on $I(Z; Y) - \beta I(Z; X) - H(Y)$ in nats, which selects checkpoint=best.
 
     Arguments:
-        model: The classifier with a code.
+        model: The classifier with a stochastic code.
         optimizer, seed: See `CrossEntropy`.
-        beta: $\beta$, the price of a nat of the code.
+        beta: $\beta$, the weight of the rate.
 
     Raises:
         UserError: also if `beta` is negative.
@@ -83,8 +82,8 @@ class InformationBottleneck(CrossEntropy):
     """
 
     needs = Bottleneck
-    such = "vib_grey"
-    whole = "bound"
+    example_model = "vib_grey"
+    monitor = "bound"
 
     def __init__(
         self,
@@ -108,16 +107,15 @@ class InformationBottleneck(CrossEntropy):
 
 
 class BinaryCrossEntropy(Method):
-    r"""Inliers x against negatives $\bar x$: minimise the weighted sigmoid cross entropy of the logit l,
+    r"""Binary classification of inliers x and negatives $\bar x$: minimise the weighted cross entropy of the logit l,
 
     $$\mathbb E_x\, [-\log (1 - \sigma(l(x)))] + w\, \rho\, \mathbb E_{\bar x}\, [-\log \sigma(l(\bar x))],$$
 
-    with $\rho$ the number of negatives for each inlier that is trained on. It is the expectation, for each inlier, over
-    the data as they are, where a negative counts w times; here a batch of negatives goes with each batch of inliers, so
-    that no batch is without. With $w = 1 / \rho$ both kinds weigh the same. "balanced" stands for that.
+    with $\rho$ the ratio of the numbers of negatives and inliers in the training set: the expectation per inlier over
+    the training set, where a negative counts w times. It is estimated from a batch of each kind. With $w = 1 / \rho$
+    ("balanced") both kinds have equal weight.
 
-    `log_py` is the negative loss, log p(y|x) with negatives so weighted. There is no validation: the negatives are all
-    trained with.
+    `log_py` is the negative loss. There is no validation, since all negatives are trained with.
 
     Arguments:
         model: A classifier with one logit, large for negatives.
@@ -132,8 +130,8 @@ class BinaryCrossEntropy(Method):
 
     model: Any
     needs = Classifier
-    such = "classifier_fraud"
-    whole = "log_py"
+    example_model = "classifier_fraud"
+    monitor = "log_py"
 
     def __init__(
         self,
@@ -152,7 +150,7 @@ class BinaryCrossEntropy(Method):
             raise UserError(f'method.positive_weight={positive_weight} is neither positive nor "balanced"')
         self.positive_weight, self.odds = positive_weight, 1.0
 
-    def uses(self) -> frozenset[str]:
+    def extra_streams(self) -> frozenset[str]:
         return frozenset({"negative"})
 
     def initialise(self, batch: Batch) -> None:
@@ -165,16 +163,16 @@ class BinaryCrossEntropy(Method):
 
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.odds = len(data.negatives.x) / len(data.rows)
+        self.odds = len(data.negatives.x) / len(data.train_rows)
 
     @property
     def weight(self) -> float:
-        r"""$w \rho$, what the mean over negatives counts against that over inliers."""
+        r"""$w \rho$, the weight of the mean over negatives relative to that over inliers."""
         return 1.0 if self.positive_weight == "balanced" else self.positive_weight * self.odds
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
         assert batch.negative is not None
-        # one pass, so that a batch norm sees one mixture
+        # one pass, so that batch norm uses the statistics of the mixture
         y = torch.cat([self.model.observe(x, noise) for x in (batch.x, batch.negative)])
         inlier, negative = self.model.logits(y).float()[:, 0].split([len(batch.x), len(batch.negative)])
         entropy = F.softplus(inlier).mean() + self.weight * F.softplus(-negative).mean()
@@ -182,7 +180,7 @@ class BinaryCrossEntropy(Method):
         return entropy, {"cross_entropy": entropy, "accuracy": accuracy, "log_py": -entropy}
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Nothing: of the loss there would only be the part of the inliers, which calling nothing out makes zero."""
+        """Nothing: without negatives the loss is minimal for a classifier that calls everything an inlier."""
         return {}
 
 

@@ -1,4 +1,4 @@
-r"""Training that makes every level of a hierarchy say something of the image."""
+r"""The informative loss of Li et al.: reconstruction terms from every level of a hierarchy."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -18,43 +18,42 @@ __all__ = ["Informative"]
 
 
 class Informative(MaximumLikelihood):
-    r"""Maximise the reconstruction from every level, less the KL of all layers.
+    r"""Maximise the weighted reconstruction terms of all levels minus the KL of all layers.
 
     $$\sum_{k=0}^{L-1} w_k\, \mathbb E_{q(z_{>k} | x)\, p(z_{\le k} | z_{>k})} \log p(x | z_1)
       - \beta \sum_{l=1}^L \max(\lambda, \mathrm{KL}_l)$$
 
     With the printed weights $w_k = 1/L$, $\beta = 1$ and $\lambda = 0$ it is a lower bound on $\log p(x)$:
-    $\frac1L \sum_k [\mathcal L^{>k} - \mathrm{KL}_{\le k}]$. The ordinary reconstruction then counts $1/L$ against the
-    whole KL, a $\beta$-VAE with $\beta = L$: with skip connections in the decoder, where $z_1$ is not the only way to
-    the image, it soon collapses, and the ratios are upside down; without them its KL falls slowly. With $w_k = 1$ the
-    weights sum to L, the KL of $z_2, z_3, \dots$ is worth paying several times over, and that of $z_1$ too, since the
-    images that upper layers reconstruct teach the same decoder: $\mathcal L$ falls below $\mathcal L^{>k}$, further for
-    images out of distribution, and the ratios are upside down as well. Between the two lies $w_0 = 1$ with small upper
-    weights: $z_1$ pays its KL against the whole of its own reconstruction, as in the ELBO, the others are asked for
-    enough to be used (experiments/adaptive_llr/README.md has what came of each).
+    $\frac1L \sum_k [\mathcal L^{>k} - \mathrm{KL}_{\le k}]$. The reconstruction from $z_1$ then has weight $1/L$
+    against the full KL, as in a $\beta$-VAE with $\beta = L$: with skip connections in the decoder $z_1$ soon collapses
+    and the likelihood ratios rank inversely; without them its KL decreases slowly. With $w_k = 1$ the weights sum to L,
+    so that the layers may use several times as much KL: $\mathcal L$ falls below $\mathcal L^{>k}$, further for OOD
+    images, and the ratios rank inversely as well. In between lies $w_0 = 1$ with small upper weights, where $z_1$ is
+    trained as in the ELBO and the other reconstruction terms keep the upper layers in use (results of each:
+    experiments/adaptive_llr/README.md).
 
-    $z_{>k}$ are the very samples of the ELBO (`up="sample"`; of BIVA their bottom-up halves, while the top-down ones
-    are drawn anew from the same q). Through means, as in the evaluation of $\mathcal L^{>k}$,
-    codes would be decoded whose KL is in no term: $q(z_2 |\text{mean of } z_1)$ runs away from the prior.
+    $z_{>k}$ are the samples of the ELBO (`up="sample"`; for BIVA the bottom-up halves, while the top-down halves are
+    drawn anew from the same q). With posterior means, as in the evaluation of $\mathcal L^{>k}$, the decoded codes
+    would have no KL term, and $q(z_2 |\text{mean of } z_1)$ diverges from the prior.
 
     Arguments:
-        model: The hierarchy; all of its levels are computed in one call of `bounds`.
+        model: The hierarchy; all levels are computed in one call of `bounds`.
         optimizer, seed, samples, warmup, free_bits, decay: See `MaximumLikelihood`.
-        weights: $w_k$: "mean", 1/L each, as printed; "sum", 1 each, so that the ordinary reconstruction counts as it
-            does in the ELBO (with Adam and $\lambda = 0$ the same as "mean" with KL weight 1/L); a number a,
-            $w_0 = 1$ and $w_k = a$ above, so that 0 is the ELBO; or L numbers.
+        weights: $w_k$: "mean", 1/L each, as printed; "sum", 1 each, so that $w_0$ is that of the ELBO (with Adam and
+            $\lambda = 0$ equivalent to "mean" with KL weight 1/L); a number a: $w_0 = 1$ and $w_k = a$ for k > 0, the
+            ELBO for a = 0; or L numbers.
 
     Raises:
-        UserError: the weights are none of these.
-        Diverged: a term or a gradient is not finite; the message says at which step and which.
+        UserError: the weights are invalid.
+        Diverged: a term or a gradient is not finite; the message names it and the step.
 
     Source: Li et al. 2022, eq. 10 (papers/adaptive_llr, sections 2, 4.6 and 4.7).
     """
 
     model: LatentVariableModel
     needs = Hierarchy
-    such = "hvae_tiny"
-    forward_pass = False
+    example_model = "hvae_tiny"
+    calls_forward = False
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-r"""Training by maximising a bound on the likelihood: what training needs and evaluation does not."""
+r"""Training by maximum likelihood: the ELBO or IWAE bound, with KL warm-up and free bits."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -20,17 +20,16 @@ __all__ = ["FreeBits", "MaximumLikelihood"]
 
 @dataclass(frozen=True)
 class FreeBits:
-    r"""A floor under the KL of each layer: below it there is nothing to gain, so the layer stays in use.
+    r"""Free bits: the KL of each layer counts at least $\lambda$ in the loss, against posterior collapse.
 
     Arguments:
         nats: $\lambda$.
-        per: "layer": $\max(\lambda, \mathrm{KL}_i)$ on the batch mean of each layer (the paper's words); none once
-            $\lambda$ is 0, or a layer whose estimate is below 0, as it may be below the top, would stop learning.
-            "channel": each element's ratio is floored at $\lambda$ / (channels of the layer), for each example (what
-            the authors' code does: 392, 2 and 2 nats for the grey model's three layers at $\lambda$ = 2), as there
-            also at $\lambda$ = 0, where the loss still exceeds the negative bound.
+        per: "layer": $\max(\lambda, \mathrm{KL}_i)$ of the batch mean for each layer (the paper's text); without
+            clamping at $\lambda$ = 0, since a sampled KL may be negative. "channel": the log-ratio of each element and
+            example is clamped at $\lambda$ / (channels of the layer), also at $\lambda$ = 0, as in the authors' code
+            (392, 2 and 2 nats for the three layers of the grey model at $\lambda$ = 2).
         hold: Epochs during which $\lambda$ is constant.
-        anneal: Epochs over which it then falls to 0, linearly; None to hold it for ever.
+        anneal: Epochs over which it then decreases to 0, linearly; None to keep it constant.
 
     Source: Havtorn et al. 2021, table 4 (2 nats per z, 200 epochs, then annealed over 200).
     """
@@ -53,7 +52,7 @@ class FreeBits:
         return self.nats * max(0.0, 1 - (epoch - self.hold) / self.anneal) if self.anneal > 0 else 0.0
 
     def __call__(self, bound: Bound, epoch: float) -> Tensor:
-        """Each layer's floored KL, averaged over samples and examples, shape (layers,), nats."""
+        """The clamped KL of each layer, averaged over samples and examples, (layers,), nats."""
         floor = self.at(epoch)
         if self.per == "layer":
             kl = bound.kls.mean((1, 2))
@@ -66,30 +65,30 @@ class FreeBits:
 class MaximumLikelihood(Method):
     r"""Maximise $\mathbb E \log p(x | z) - \beta \sum_i \max(\lambda, \mathrm{KL}_i)$, or an importance-weighted bound.
 
-    With S samples the mean of their ELBOs takes the place of the expectation. The importance-weighted bound is
+    Expectations are means over S samples. The importance-weighted bound is
     $\log \frac1S \sum_s \exp[\log p(x | z_s) - \beta \log q(z_s | x) / p(z_s)]$, at $\beta = 1$ that of Burda et al.
-    In the words of Choi et al. 2019 the first is the distortion plus $\beta$ times the rate, negated.
+    The first objective is minus (distortion + $\beta$ rate) of Choi et al. 2019.
 
     Arguments:
         model: The density.
         optimizer: From parameters to an optimiser.
         seed: Seed of the noise of every step.
-        samples: S, draws of the latent variables for each example.
-        warmup: Epochs over which $\beta$ rises from 0, linearly.
-        free_bits: Floor under each layer's KL, $\lambda$; None for none.
-        decay: Course of the learning rate to the end of training: "constant", "linear" (to 0) or "cosine" (to 0).
+        samples: S, samples of the latent variables for each example.
+        warmup: Epochs over which $\beta$ increases from 0, linearly.
+        free_bits: Lower limit $\lambda$ of each layer's KL; None for none.
+        decay: Schedule of the learning rate: "constant", "linear" (to 0) or "cosine" (to 0).
         objective: "elbo", the mean over the S samples, or "iwae", the logarithm of the mean of their weights.
-        beta: $\beta$ once it has risen.
+        beta: $\beta$ after the warm-up.
 
     Raises:
-        UserError: an option is none of these, or free bits with "iwae", whose samples have no KL of their own.
-        Diverged: the bound or a gradient is not finite; the message says at which step and layer.
+        UserError: an option is invalid, or free bits are combined with "iwae", which has no KL term.
+        Diverged: the bound or a gradient is not finite; the message names the step and layer.
 
     Source: papers/hierarchical_llr, section 1 (training); Choi, Jang, Alemi 2019, section 4.1, whose code takes the
     mean of 16 ELBOs (papers/generative_ensembles, section 2); Burda, Grosse, Salakhutdinov 2016, eq. 8.
     """
 
-    forward_pass = True
+    calls_forward = True
 
     def __init__(
         self,
@@ -119,7 +118,7 @@ class MaximumLikelihood(Method):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, terms = self.loss(batch, self.noise(batch))
-        self.report(batch, terms, beta=self._beta(batch))
+        self.log_terms(batch, terms, beta=self._beta(batch))
         return loss
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
@@ -132,20 +131,20 @@ class MaximumLikelihood(Method):
             weights = bound.log_px - beta * bound.layer_log_ratios.sum(0)
             loss = math.log(self.samples) - weights.logsumexp(0).mean()
         else:
-            penalty = kl if self.free_bits is None else self.free_bits(bound, self.epoch(batch))
+            penalty = kl if self.free_bits is None else self.free_bits(bound, self.epoch_at(batch))
             loss = beta * penalty.sum() - gain
-        # the parts before the whole, which names none of them
+        # `monitor` last, so that an error names the terms it depends on first
         return loss, {"log_px": log_px, **further, **terms, "bound": log_px - kl.sum()}
 
     def gain(self, y: Tensor, noise: Noise) -> tuple[Bound, Tensor, Terms]:
-        """The ELBO of observed examples, what training maximises in the place of its log p(x|z), and further terms."""
+        """The ELBO of observed examples, the reconstruction term of the objective, and further terms to log."""
         bound = self.model(y, noise, self.samples)
         return bound, bound.log_px.mean(), {}
 
     def _beta(self, batch: Batch) -> float:
-        return self.beta * (min(1.0, self.epoch(batch) / self.warmup) if self.warmup > 0 else 1.0)
+        return self.beta * (min(1.0, self.epoch_at(batch) / self.warmup) if self.warmup > 0 else 1.0)
 
-    def course(self, optimizer: Optimizer) -> Any:
+    def with_scheduler(self, optimizer: Optimizer) -> Any:
         if self.decay == "constant":
             return optimizer
         total = int(self.trainer.estimated_stepping_batches)

@@ -1,4 +1,4 @@
-r"""What all methods share: seeded noise for each step, guards against what is not finite, curves, validation."""
+r"""The base class of training methods: seeded noise of each step, checks for non-finite values, curves, validation."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
@@ -19,38 +19,38 @@ from oodgen.noise import ExampleNoise, Noise, RandomNoise
 
 __all__ = ["Method", "Terms"]
 
-PROBED = 1000  # validation examples whose codes are compared
-LOG_EVERY = 50  # steps between log lines; each costs about as much as the rest of the loop
+PROBED = 1000  # validation examples from which active units and mutual information are estimated
+LOG_EVERY = 50  # steps between logged values; logging costs about as much as the rest of the loop
 
-# What a loss is made of, by name, each a mean over the batch in nats.
+# Named terms of a loss, each a mean over the batch in nats.
 Terms = Mapping[str, Tensor]
 
 
 class Method(pl.LightningModule):
-    """A model under training; a method proper gives the loss.
+    """A LightningModule that trains a model; subclasses implement `loss`.
 
     Arguments:
-        model: A density, or what else the method `needs`.
+        model: A model of the class `needs`.
         optimizer: From parameters to an optimiser.
         seed: Seed of the noise of every step.
 
     Attributes:
-        needs: The kind of model that it trains.
-        such: The name of a model of that kind, for whoever gave another one.
-        whole: The term of the loss that is made of the others, and that a validation states.
-        ranks: Whether a larger `whole` is better, so that the best checkpoint is chosen by it.
-        forward_pass: Whether a step calls the model itself, the one thing of it that `device.compile` compiles.
+        needs: Class or Protocol of the model.
+        example_model: Name of a config of such a model, for the error message.
+        monitor: The term of the loss that validation reports, a sum of the others.
+        selects_best: Whether a larger `monitor` is better, so that the best checkpoint is selected by it.
+        calls_forward: Whether a step calls `model.forward`, which is all that `device.compile` compiles.
 
     Raises:
-        UserError: the model is of another kind.
-        Diverged: a term of the loss or a gradient is not finite; the message says at which step and which.
+        UserError: the model is of another class.
+        Diverged: a term of the loss or a gradient is not finite; the message names it and the step.
     """
 
     needs: ClassVar[type] = Density
-    such: ClassVar[str] = "vae_grey"
-    whole: str = "bound"
-    ranks: ClassVar[bool] = True
-    forward_pass: ClassVar[bool] = False
+    example_model: ClassVar[str] = "vae_grey"
+    monitor: str = "bound"
+    selects_best: ClassVar[bool] = True
+    calls_forward: ClassVar[bool] = False
     model: Any
 
     def __init__(self, model: Any, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], seed: int = 0) -> None:
@@ -58,7 +58,7 @@ class Method(pl.LightningModule):
         if not isinstance(model, self.needs):
             raise UserError(
                 f"{type(self).__name__} trains a {self.needs.__name__}, which {type(model).__name__} is not; choose "
-                f"such a model, as model={self.such}"
+                f"such a model, as model={self.example_model}"
             )
         self.model, self.optimizer, self.seed = model, optimizer, seed
         self._codes: list[list[Normal]] = []
@@ -67,7 +67,7 @@ class Method(pl.LightningModule):
         """An optimiser of these parameters.
 
         Raises:
-            UserError: the options do not fit it, or it is none that steps on one gradient.
+            UserError: its options are invalid, or it needs several gradients a step (LBFGS).
         """
         try:
             made = self.optimizer(parameters)
@@ -78,32 +78,32 @@ class Method(pl.LightningModule):
         return made
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
-        """The loss of a batch, and what it is made of: `bound`, `log_px` and the others that the method knows."""
+        """The loss of a batch, a scalar, and its named terms, among them `monitor`."""
         raise NotImplementedError
 
-    def uses(self) -> frozenset[str]:
-        """The streams beside the inliers that this method trains with: of "auxiliary" and "negative"."""
+    def extra_streams(self) -> frozenset[str]:
+        """The data streams that this method uses beside the inliers: a subset of {"auxiliary", "negative"}."""
         return frozenset()
 
     def initialise(self, batch: Batch) -> None:
         """Data-dependent initialisation of the model on the first training batch.
 
         Raises:
-            UserError: the data serve several members, or a stream that would go unused.
+            UserError: the data are those of an ensemble, or contain a stream that the method does not use.
         """
         self.check_streams(batch)
         torch.manual_seed(self.seed)
         self.model.initialise(self.model.observe(batch.x, RandomNoise()), RandomNoise())
 
     def check_streams(self, batch: Batch) -> None:
-        """Raise UserError if the data serve several members, or a stream that would go unused."""
+        """Raise UserError if the data are those of an ensemble, or contain a stream that the method does not use."""
         if batch.index.ndim > 1:
             raise UserError(
                 f"data.members={len(batch.index)} serves an ensemble, and {type(self).__name__} trains one model; "
                 "leave it out, or choose method=ensemble"
             )
         served = {"auxiliary": bool(batch.auxiliary), "negative": batch.negative is not None}
-        for stream in {name for name, there in served.items() if there} - self.uses():
+        for stream in {name for name, there in served.items() if there} - self.extra_streams():
             raise UserError(
                 f"the data serve {stream} examples, which {type(self).__name__} as configured does not train with; "
                 f"leave data.{stream} out, or choose a method that uses it"
@@ -111,56 +111,57 @@ class Method(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         loss, terms = self.loss(batch, self.noise(batch))
-        self.report(batch, terms)
+        self.log_terms(batch, terms)
         return loss
 
-    def turn(
+    def backward_for(
         self,
-        player: LightningOptimizer,
+        optimizer: LightningOptimizer,
         loss: Callable[[Batch, Noise], tuple[Tensor, Terms]],
         batch: Batch,
         noise: Noise,
         clip: float | None = None,
     ) -> Terms:
-        """Gradients of a loss for one of several optimisers, while the other ones' weights are held fixed.
+        """Backward pass for one of several optimisers, with the other ones' parameters frozen; returns the terms.
 
         Arguments:
-            player: The optimiser, whose step is left to the caller.
-            loss: What it minimises.
-            clip: Largest norm of its gradient; None for no limit.
+            optimizer: The optimiser; the caller takes its step.
+            loss: From batch and noise to its loss and terms.
+            batch, noise: Arguments of the loss.
+            clip: Largest norm of the gradient; None for no limit.
         """
-        self.toggle_optimizer(player)
+        self.toggle_optimizer(optimizer)
         value, terms = loss(batch, noise)
-        player.zero_grad()
+        optimizer.zero_grad()
         self.manual_backward(value)
-        if self.watched(batch.step):
+        if self.checks_step(batch.step):
             self.check_terms(batch, terms)
             self.check_gradients(batch.step)
         if clip is not None:
-            self.clip_gradients(player.optimizer, clip, "norm")
-        self.untoggle_optimizer(player)
+            self.clip_gradients(optimizer.optimizer, clip, "norm")
+        self.untoggle_optimizer(optimizer)
         return terms
 
     def noise(self, batch: Batch) -> RandomNoise:
-        """The noise of a step, a function of (seed, step): a resumed run draws what a straight one draws."""
-        # torch's CPU generator keeps 32 bits of a seed, so mix first
+        """The noise of a step, a function of (seed, step), so that a resumed run equals an uninterrupted one."""
+        # torch's CPU generator uses 32 bits of the seed only, so hash first
         mixed = hashlib.blake2b(f"{self.seed}/{batch.step}".encode(), digest_size=4).digest()
         torch.manual_seed(int.from_bytes(mixed, "big"))
         return RandomNoise()
 
-    def epoch(self, batch: Batch) -> float:
-        """The epoch in which a batch stands, with its fraction."""
+    def epoch_at(self, batch: Batch) -> float:
+        """The fractional epoch of a batch."""
         return batch.step / self.trainer.num_training_batches
 
-    def report(self, batch: Batch, terms: Terms, **options: float) -> None:
-        """Check that the terms of a loss are finite; from time to time put them on the curves."""
-        if self.watched(batch.step):
+    def log_terms(self, batch: Batch, terms: Terms, **options: float) -> None:
+        """Check that the terms of a loss are finite; every LOG_EVERY steps log them and `options`."""
+        if self.checks_step(batch.step):
             self.check_terms(batch, terms)
         if batch.step % LOG_EVERY == 0:
-            self.log(self.whole, terms[self.whole].detach(), prog_bar=True, logger=False)
+            self.log(self.monitor, terms[self.monitor].detach(), prog_bar=True, logger=False)
             numbers = {f"train/{name}": value.item() for name, value in terms.items()} | options
-            numbers |= {"epoch": self.epoch(batch), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
-            # past Lightning's own logging, which would repeat these numbers at every step until the next ones
+            numbers |= {"epoch": self.epoch_at(batch), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+            # not by self.log, which would repeat these numbers at every step until the next ones
             for logger in self.loggers:
                 logger.log_metrics(numbers, batch.step)
 
@@ -171,7 +172,7 @@ class Method(pl.LightningModule):
             self._codes.append([Normal(q.mean[0], q.stddev[0], validate_args=False) for q in found])
 
     def on_validation_epoch_end(self) -> None:
-        """Of each layer, its active units and its information on the first validation examples: has it collapsed?"""
+        """Log active units and mutual information of each layer on the first validation examples."""
         numbers: dict[str, Tensor] = {}
         for i, parts in enumerate(zip(*self._codes, strict=True), 1):
             mean, scale = (torch.cat([getattr(q, name) for q in parts]) for name in ("mean", "stddev"))
@@ -185,33 +186,33 @@ class Method(pl.LightningModule):
         self.log_dict(numbers)
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """What a validation states, `whole` and its parts, with the same noise every time; here the bound itself."""
+        """The validation metrics of a batch, `monitor` and its terms, with the same noise every time."""
         noise = ExampleNoise(self.seed, batch.index)
         bound = self.model(self.model.observe(batch.x, noise), noise)
         numbers = {f"val/kl_{i}": ratio.mean() for i, ratio in enumerate(bound.kls, 1)}
         return numbers | {"val/bound": bound.elbo.mean(), "val/log_px": bound.log_px.mean()}
 
     def configure_optimizers(self) -> Any:
-        return self.course(self.make_optimizer(self.parameters()))
+        return self.with_scheduler(self.make_optimizer(self.parameters()))
 
-    def course(self, optimizer: Optimizer) -> Any:
-        """An optimiser with the course of its learning rate, as Lightning wants it."""
+    def with_scheduler(self, optimizer: Optimizer) -> Any:
+        """The optimiser, with a learning-rate schedule if there is one, as `configure_optimizers` returns it."""
         return optimizer
 
-    def about(self) -> dict[str, Any]:
-        """What the record of a training should say beside its steps, `warnings` among it."""
+    def training_summary(self) -> dict[str, Any]:
+        """Further entries of a training's record; `warnings` is a list of sentences."""
         return {}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        if self.watched(self.global_step):
+        if self.checks_step(self.global_step):
             self.check_gradients(self.global_step)
 
     def check_terms(self, batch: Batch, terms: Terms) -> None:
         """Raise Diverged if a term of the loss is not finite."""
-        # all of them: a bad term spoils those that depend on it, and which came first the numbers do not say
-        bad = [_words(name) for name, value in terms.items() if name != self.whole and not value.isfinite()]
+        # all non-finite ones: which of them caused the others is unknown
+        bad = [_describe(name) for name, value in terms.items() if name != self.monitor and not value.isfinite()]
         if bad:
-            raise Diverged(f"the {_words(self.whole)} is not finite at step {batch.step}, in {', '.join(bad)}")
+            raise Diverged(f"the {_describe(self.monitor)} is not finite at step {batch.step}, in {', '.join(bad)}")
 
     def check_gradients(self, step: int) -> None:
         """Raise Diverged if a gradient is not finite."""
@@ -225,13 +226,13 @@ class Method(pl.LightningModule):
             if not value.isfinite().all():
                 raise Diverged(f"the weights are not finite at step {self.global_step}, in {name}")
 
-    def watched(self, step: int) -> bool:
-        """Whether the numbers of a step are looked at."""
-        # looking at a number stalls a GPU, so there it is done at log steps and before a checkpoint only
+    def checks_step(self, step: int) -> bool:
+        """Whether the values of a step are checked."""
+        # reading a value synchronises a GPU, so there only log steps and checkpoints are checked
         return self.device.type == "cpu" or step % LOG_EVERY == 0
 
 
-def _words(name: str) -> str:
+def _describe(name: str) -> str:
     kind, _, number = name.rpartition("_")
     if number.isdigit():
         words = {"kl": "the KL of layer z", "simple": "the bound of simple set ", "log_px": "log p(x|z) from z>"}

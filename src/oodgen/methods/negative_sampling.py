@@ -1,4 +1,4 @@
-r"""Negative sampling: the encoder is taught to send negatives to a second, shifted prior."""
+r"""Negative sampling: the encoder is trained to map negatives to a second, shifted prior."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -29,32 +29,32 @@ class NegativeSampling(Method):
     $$-\mathcal L(x) + D_{KL}\big[q_\phi(z|\bar x) \,\|\, \bar p(z)\big],
       \qquad \bar p(z) = \mathcal N(m \mathbf 1, I).$$
 
-    With generated negatives, $\bar x = G_\theta(z)$, $z \sim p(z)$, G the decoder's mean, the two play against each
-    other by turns. Each batch is a step of the encoder on the above, with G(z) held fixed, then a step of the decoder
-    on $-\mathcal L(x) + \lambda D_{KL}[q_\phi(z|G_\theta(z)) \| p(z)]$, with the encoder held fixed. With negatives
-    from other sources both have the same loss and take their step at once.
+    With generated negatives, $\bar x = G_\theta(z)$, $z \sim p(z)$, G the decoder's mean, training is adversarial: each
+    batch is a step of the encoder on the above, with G(z) fixed, then a step of the decoder on
+    $-\mathcal L(x) + \lambda D_{KL}[q_\phi(z|G_\theta(z)) \| p(z)]$, with the encoder fixed. With other negatives both
+    networks have the same loss and take one common step.
 
     Arguments:
         model: The VAE.
-        optimizer: From parameters to an optimiser; in the game the encoder and the decoder have one each.
+        optimizer: From parameters to an optimiser; with generated negatives encoder and decoder have one each.
         negatives: None for the plain VAE, or where negatives come from: "dataset", the negative set of the data;
             "uniform", every pixel uniform on [0, 1]; "noisy", the batch itself plus Gaussian noise; "generated".
         shift: m, 8 for the paper's grey images and 25 for its colour images.
-        sigma: Standard deviation of the noise of "noisy", where white is 1.
-        pull: $\lambda$, what the decoder gives for its samples to be taken for data: 1 in the paper's section 4.3; with
-            0 the samples are negatives that do not fight back.
-        clip: In the game, the largest norm of either one's gradient; None for no limit. (The Trainer's own clipping
-            does not know whose turn it is.)
+        sigma: Standard deviation of the noise of "noisy", for pixels in [0, 1].
+        pull: $\lambda$, the weight of the decoder's adversarial term: 1 in the paper's section 4.3; with 0 the decoder
+            is not trained against the encoder.
+        clip: With generated negatives, the largest norm of either network's gradient; None for no limit. (The
+            Trainer's clipping does not support two optimisers.)
         seed: Seed of the noise of every step.
 
     Raises:
-        UserError: `negatives` is none of these, or "dataset" without a negative set; `clip` or `pull` outside of the
-            game; a number that is not finite or not positive; the model's prior is learned.
-        Diverged: a term of the loss or a gradient is not finite; the message says at which step.
+        UserError: `negatives` is invalid, or "dataset" without a negative set; `clip` or `pull` without generated
+            negatives; a number that is not finite or not positive; the model's prior is learned.
+        Diverged: a term of the loss or a gradient is not finite; the message names the step.
 
     Source: Csiszárik et al. 2019, sections 3 and 4.3 (papers/negative_sampling, sections 1-3). The paper updates
-    encoder and decoder in turn for every source; where both have one loss, that costs half as much again and changes
-    nothing but which of two gradients is one step old.
+    encoder and decoder alternately for every source; with a common loss this costs 1.5 times as much and only makes one
+    of the two gradients one step newer.
     """
 
     model: OneLayerVAE
@@ -93,7 +93,7 @@ class NegativeSampling(Method):
         self.negatives, self.sigma, self.clip, self.pull = negatives, sigma, clip, pull
         self.shifted = Isotropic(mean=shift)
 
-    def uses(self) -> frozenset[str]:
+    def extra_streams(self) -> frozenset[str]:
         return frozenset({"negative"} if self.negatives == "dataset" else ())
 
     def initialise(self, batch: Batch) -> None:
@@ -107,23 +107,23 @@ class NegativeSampling(Method):
     def configure_optimizers(self) -> Any:
         if self.automatic_optimization:
             return super().configure_optimizers()
-        return [self.make_optimizer(player.parameters()) for player in (self.model.encoder, self.model.decoder)]
+        return [self.make_optimizer(network.parameters()) for network in (self.model.encoder, self.model.decoder)]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         if self.automatic_optimization:
             return super().training_step(batch, batch_idx)
         noise = self.noise(batch)
         encoder, decoder = cast(list[LightningOptimizer], self.optimizers())
-        terms = self.turn(encoder, self.loss, batch, noise, self.clip)
-        # past Lightning, which would count the two turns of a batch as two steps
+        terms = self.backward_for(encoder, self.loss, batch, noise, self.clip)
+        # not by encoder.step(): Lightning would count two steps for a batch
         encoder.optimizer.step()
-        played = self.turn(decoder, self.decoder_loss, batch, noise, self.clip)
+        decoder_terms = self.backward_for(decoder, self.decoder_loss, batch, noise, self.clip)
         decoder.step()
-        self.report(batch, {**terms, **played})
+        self.log_terms(batch, {**terms, **decoder_terms})
         return None
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
-        r"""$-\mathcal L(x) + D_{KL}[q(z|\bar x) \| \bar p]$, the negatives held fixed."""
+        r"""$-\mathcal L(x) + D_{KL}[q(z|\bar x) \| \bar p]$ with the negatives detached."""
         y = self.model.observe(batch.x, noise)
         with torch.no_grad():
             negative = self._negative(y, batch, noise)
@@ -133,22 +133,22 @@ class NegativeSampling(Method):
         bound = log_px - kl
         if q_negative is None:
             return -bound, {"log_px": log_px, "kl_1": kl, "bound": bound}
-        pushed = kl_divergence(q_negative, self.shifted()).sum(1).mean()
-        return pushed - bound, {"log_px": log_px, "kl_1": kl, "kl_negative": pushed, "bound": bound}
+        kl_negative = kl_divergence(q_negative, self.shifted()).sum(1).mean()
+        return kl_negative - bound, {"log_px": log_px, "kl_1": kl, "kl_negative": kl_negative, "bound": bound}
 
     def decoder_loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
-        r"""$-\log p(x|z) + \lambda D_{KL}[q(z|G(z)) \| p]$; the KL of x, which knows no decoder, is left out."""
+        r"""$-\log p(x|z) + \lambda D_{KL}[q(z|G(z)) \| p]$; the KL of x is independent of the decoder and omitted."""
         y = self.model.observe(batch.x, noise)
         if self.pull == 0:
             return -self._log_px(self.model.encoder(y), y, noise), {}
         generated = self._negative(y, batch, noise)
         q, q_generated = self._encode(y, generated)
         assert q_generated is not None
-        pulled = kl_divergence(q_generated, self.model.prior()).sum(1).mean()
-        return self.pull * pulled - self._log_px(q, y, noise), {"kl_generated": pulled}
+        kl_generated = kl_divergence(q_generated, self.model.prior()).sum(1).mean()
+        return self.pull * kl_generated - self._log_px(q, y, noise), {"kl_generated": kl_generated}
 
     def _negative(self, y: Tensor, batch: Batch, noise: Noise) -> Tensor | None:
-        """A batch of negatives as the encoder sees them."""
+        """A batch of negatives on the scale of y; None for the plain VAE."""
         if self.negatives == "dataset":
             assert batch.negative is not None
             return self.model.observe(batch.negative, noise)
@@ -160,7 +160,7 @@ class NegativeSampling(Method):
         return scaled(self.model.generate(len(y), noise)) if self.negatives == "generated" else None
 
     def _encode(self, y: Tensor, negative: Tensor | None) -> tuple[Normal, Normal | None]:
-        """Both in one pass, so that a batch norm sees one mixture, as it does when it is done learning."""
+        """Posteriors of both, in one pass, so that batch norm uses the statistics of the mixture, as in evaluation."""
         if negative is None:
             return self.model.encoder(y), None
         q = self.model.encoder(torch.cat([y, negative]))

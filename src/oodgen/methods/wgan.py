@@ -1,4 +1,4 @@
-r"""Training of a Wasserstein GAN with a gradient penalty, then of its critic alone."""
+r"""Training of a Wasserstein GAN with gradient penalty, followed by fine-tuning of its critic."""
 
 import logging
 import math
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Turns:
-    """How many steps of the critic come before each step of the generator.
+    """The number of critic steps before each generator step.
 
-    The first 25 steps of the generator wait for `early` of them, and so does every 500th; the others for `usual`. So
-    20,001 generator steps of 5 and 100 take 106,180 critic steps.
+    It is `early` for the first 25 generator steps and every 500th, else `usual`. With 5 and 100, 20,001 generator steps
+    take 106,180 critic steps.
 
     Source: Arjovsky et al. 2017, algorithm 1 and their code.
     """
@@ -43,8 +43,8 @@ class Turns:
         if min(self.usual, self.early) < 1:
             raise UserError(f"method.turns: usual={self.usual} and early={self.early} must be at least 1")
 
-    def generator(self, step: int) -> bool:
-        """Whether the generator moves after the critic's step number `step`, counted from 0."""
+    def generator_moves_after(self, step: int) -> bool:
+        """Whether a generator step follows the critic step number `step`, counted from 0."""
         done = step + 1
         start = self.FIRST * self.early
         if done <= start:
@@ -52,48 +52,46 @@ class Turns:
         done -= start
         if done <= (rest := (self.PERIOD - self.FIRST) * self.usual):
             return done % self.usual == 0
-        # from here on it repeats: one long wait, then 499 short ones
+        # periodic from here on: `early` steps once, then `usual` steps 499 times
         done = (done - rest - 1) % (self.early + (self.PERIOD - 1) * self.usual) + 1 - self.early
         return done >= 0 and done % self.usual == 0
 
 
 class WassersteinGAN(Method):
-    r"""The critic D maximises a penalised gap, the generator G by turns closes it:
+    r"""WGAN-GP: alternating optimisation of critic D and generator G,
 
     $$\min_G \max_D\; \mathbb E_{p(x)} D(x) - \mathbb E_{p(z)} D(G(z))
       - \lambda\, \mathbb E_{\hat x} \big(\lVert \nabla_{\hat x} D(\hat x) \rVert_2 - 1\big)^2,
       \qquad \hat x = \epsilon x + (1 - \epsilon) G(z),\ \epsilon \sim U(0, 1).$$
 
-    Then, in the last steps of the training, G stays as it is and the critic learns on against it: between p(x) and
-    $q_\theta(x)$, which now are both fixed.
+    In the last `finetune` steps G is fixed and only the critic is trained, to separate p(x) from the distribution of
+    G(z).
 
-    A batch is one step of the critic, after which at some batches the generator moves, with codes of its own
-    (see `Turns`). Steps are counted in batches, throughout: 20,001 steps of the generator and 4,001 last ones of the
-    critic are 106,180 + 4,001 = 110,181 batches, `trainer.max_steps`.
+    Each batch is one critic step, at some batches followed by a generator step with new codes (see `Turns`). Steps are
+    counted in batches: 20,001 generator steps and 4,001 last critic steps are `trainer.max_steps` = 106,180 + 4,001.
 
     Arguments:
         model: The generator and the critic.
-        optimizer: From parameters to an optimiser; each of the two has one of its own, and the critic keeps its to
-            the end.
-        turns: When the generator moves.
+        optimizer: From parameters to an optimiser; critic and generator have one each.
+        turns: Schedule of the generator steps.
         penalty: $\lambda$.
-        finetune: Steps of the critic alone, at the end of the training; of a short training at most its second half.
-        finetune_loss: "cross_entropy", D as the logit of a classifier that tells data from samples (the authors' code);
-            "wasserstein", as before (the paper's words: the critic is trained further).
+        finetune: Critic-only steps at the end of training, at most half of all steps.
+        finetune_loss: "cross_entropy", D as the logit of a classifier of data against samples (the authors' code);
+            "wasserstein", the same loss as before (the paper's text).
         seed: Seed of the noise of every step.
 
     Raises:
-        UserError: `penalty` or `finetune` is negative, `finetune_loss` is none of these, or the training has no end.
-        Diverged: a term of a loss or a gradient is not finite; the message says at which step.
+        UserError: `penalty` or `finetune` is negative, `finetune_loss` is invalid, or `trainer.max_steps` is infinite.
+        Diverged: a term of a loss or a gradient is not finite; the message names the step.
 
     Source: Gulrajani et al. 2017, algorithm 1; Choi et al. 2019, section 4 (papers/generative_ensembles, section 2).
     """
 
     model: WGAN
     needs = WGAN
-    such = "wgan_grey"
-    whole = "critic_gap"
-    ranks = False  # it closes as the generator learns, and opens as the critic does
+    example_model = "wgan_grey"
+    monitor = "critic_gap"
+    selects_best = False  # the gap is no measure of quality: it grows with the critic and shrinks with the generator
 
     def __init__(
         self,
@@ -119,27 +117,27 @@ class WassersteinGAN(Method):
         self.check_streams(batch)
 
     def configure_optimizers(self) -> Any:
-        return [self.make_optimizer(player.parameters()) for player in (self.model.critic, self.model.generator)]
+        return [self.make_optimizer(network.parameters()) for network in (self.model.critic, self.model.generator)]
 
     def on_train_start(self) -> None:
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
             raise UserError("trainer.max_steps=-1 leaves no end before which to fine-tune the critic; give a number")
-        # the first step of the critic alone
-        self.alone = int(total) - min(self.finetune, int(total) // 2)
-        log.info("critic against generator to step %d, then the critic alone to step %d", self.alone, total)
+        # the first critic-only step
+        self.critic_only_from = int(total) - min(self.finetune, int(total) // 2)
+        log.info("critic against generator to step %d, then the critic alone to step %d", self.critic_only_from, total)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        noise, alone = self.noise(batch), batch.step >= self.alone
+        noise, critic_only = self.noise(batch), batch.step >= self.critic_only_from
         critic, generator = cast(list[LightningOptimizer], self.optimizers())
-        loss = self.finetune_critic if alone and self.finetune_loss == "cross_entropy" else self.loss
-        terms = self.turn(critic, loss, batch, noise)
+        loss = self.finetune_critic if critic_only and self.finetune_loss == "cross_entropy" else self.loss
+        terms = self.backward_for(critic, loss, batch, noise)
         critic.step()
-        if not alone and self.turns.generator(batch.step):
-            self.turn(generator, self.generator_loss, batch, noise)
-            # past Lightning, which would count the two turns of a batch as two steps
+        if not critic_only and self.turns.generator_moves_after(batch.step):
+            self.backward_for(generator, self.generator_loss, batch, noise)
+            # not by generator.step(): Lightning would count two steps for a batch
             generator.optimizer.step()
-        self.report(batch, terms)
+        self.log_terms(batch, terms)
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
         r"""The critic's: $\mathbb E D(G(z)) - \mathbb E D(x) + \lambda \mathbb E (\lVert\nabla D\rVert_2 - 1)^2$."""
@@ -170,12 +168,12 @@ class WassersteinGAN(Method):
         return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """The gap on examples that were not trained on, with the same codes at every validation."""
+        """The critic gap on validation examples, with the same codes at every validation."""
         _, _, real, generated = self._values(batch, ExampleNoise(self.seed, batch.index))
         return {"val/critic_gap": real.mean() - generated.mean()}
 
     def _values(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Data and samples, the latter held fixed, and the critic's values of both."""
+        """Data, detached samples, and the critic's values of both."""
         y = self.model.observe(batch.x, noise)
         with torch.no_grad():
             made = self.model.generate(len(y), noise)

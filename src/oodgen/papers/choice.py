@@ -113,7 +113,7 @@ def write(folder: Path, done: Mapping[str, Trained], judged: Sequence[Judgement]
     write_text(folder / "ratios.csv", _csv(["trained_on", "test_set", "ratio"], pairs))
     held = {name: trained.held for name, trained in done.items()}
     style.save(figures.likelihoods(held, next(iter(done)), "basic"), folder / "figure_2a.svg")
-    style.save(comparisons.ratios(matrix), folder / "figure_2b.svg")
+    style.save(comparisons.likelihood_ratio_matrix(matrix), folder / "figure_2b.svg")
 
 
 def _csv(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:

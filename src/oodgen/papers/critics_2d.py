@@ -118,7 +118,7 @@ def draw(toy: Toy) -> Figure:
     panels += [(f"critic {i}: D", value, 1.0) for i, value in enumerate(toy.critics, 1)]
     # a quarter is the most that the variance of numbers in [0, 1] can be
     panels += [(f"variance of {members} D", toy.critics.var(0, correction=0), 0.25)]
-    with matplotlib.rc_context(style.LOOK):
+    with matplotlib.rc_context(style.RC_PARAMS):
         return _draw(toy, panels)
 
 
@@ -140,7 +140,7 @@ def _draw(toy: Toy, panels: Sequence[tuple[str, Tensor, float | None]]) -> Figur
             )
         axis.set_title(title)
         axis.set(xlim=(0, 10), ylim=(0, 10), xticks=(0, 5, 10), yticks=(0, 5, 10))
-    return style.finish(figure, axes, len(panels))
+    return style.add_legend(figure, axes, len(panels))
 
 
 def _data(members: int) -> Tensor:

@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         matrix = [[correlation(a, b) for b in second] for a in first]
         from oodgen.plots import comparisons, style
 
-        print(style.save(comparisons.correlations(matrix, names, options.set or "its inliers"), options.out))
+        print(style.save(comparisons.correlation_matrix(matrix, names, options.set or "its inliers"), options.out))
     except UserError as error:
         print(f"oodgen: {error}", file=sys.stderr)
         return 2

@@ -50,7 +50,7 @@ def side_by_side(runs: Mapping[str, Path], sets: Sequence[str] = ()) -> "Figure"
 
     from oodgen.plots import comparisons
 
-    made = {label: page.images(folder) for label, folder in runs.items()}
+    made = {label: page.read_reconstructions(folder) for label, folder in runs.items()}
     for label, found in made.items():
         if not found:
             raise UserError(f"{runs[label]} holds no reconstructions; give a finished run, runs/eval/<name>/<hash>")

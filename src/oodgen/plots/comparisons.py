@@ -1,5 +1,5 @@
-r"""Pictures that compare several runs: an option over its values, models trained on each of several sets, and what each
-of several models makes of the same images.
+r"""Figures that compare several runs: AUROC over an option, matrices of correlations and of likelihood ratios,
+reconstructions.
 """
 
 import math
@@ -10,24 +10,24 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from oodgen.plots.style import BLUE, DASHES, GRID, INK, LOOK, PALETTE, RED, Array, finish, mosaic, panels
+from oodgen.plots.style import BLUE, DASHES, GRID, INK, PALETTE, RC_PARAMS, RED, Array, add_legend, mosaic, panels
 
-__all__ = ["correlations", "progress", "ratios", "reconstructions"]
+__all__ = ["auroc_over_option", "correlation_matrix", "likelihood_ratio_matrix", "reconstructions"]
 
 
-def correlations(matrix: Sequence[Sequence[float]], names: Sequence[str], images: str) -> Figure:
-    r"""A matrix of correlations in [0, 1] between the layers of two models, z_1 at the bottom left; dark is alike.
+def correlation_matrix(matrix: Sequence[Sequence[float]], names: Sequence[str], images: str) -> Figure:
+    r"""A matrix of correlations in [0, 1] between the layers of two models, z_1 at the bottom left; dark is large.
 
     Arguments:
-        matrix: Rows the layers of the first model, columns those of the second, lowest first; nan where there is none.
-        names: Of the two models.
-        images: What they were compared on.
+        matrix: Rows the layers of the first model, columns those of the second, lowest first; nan if undefined.
+        names: Names of the two models.
+        images: Name of the data set.
 
     Source: Havtorn et al. 2021, figure 2.
     """
     values = np.array(matrix, dtype=float)
     colours = LinearSegmentedColormap.from_list("alike", ["white", BLUE]).with_extremes(bad=GRID)
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(RC_PARAMS):
         figure = Figure(figsize=(2.2 + 0.6 * values.shape[1], 1.4 + 0.5 * len(values)), layout="constrained")
         axis = figure.subplots()
         axis.imshow(values, cmap=colours, vmin=0, vmax=1, aspect="auto", origin="lower")
@@ -43,22 +43,22 @@ def correlations(matrix: Sequence[Sequence[float]], names: Sequence[str], images
         return figure
 
 
-def progress(
+def auroc_over_option(
     outs: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]], key: str = "epoch", powers: bool = False
 ) -> Figure:
-    """AUROC against an option: a panel for each out set, a line for each score, its sd over seeds as a band.
+    """AUROC over the values of an option: a panel for each out set, a line for each score, a band of its sd over seeds.
 
-    A variant, a score's name and a further word, has that score's colour and is dashed.
+    A variant of a score (its name and a further word) has the score's colour and is dashed.
 
     Arguments:
         outs: Out set -> score -> (value of the option, AUROC, sd or nan), in order of the values.
         key: The option's name.
-        powers: Whether the option's axis is logarithmic.
+        powers: Whether the axis of the option is logarithmic.
     """
     scores = list(dict.fromkeys(score for lines in outs.values() for score in lines))
     stems = list(dict.fromkeys(score.split(" ")[0] for score in scores))
     values = sorted({x for lines in outs.values() for points in lines.values() for x, *_ in points})
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(RC_PARAMS):
         figure, axes = panels(len(outs), 2, 8.4 if len(outs) == 1 else 4.4, 2.9)
         for axis, (out, lines) in zip(axes, outs.items(), strict=False):
             axis.axhline(0.5, color="#c4c8ce", linewidth=0.8, zorder=0)
@@ -76,18 +76,18 @@ def progress(
                 axis.minorticks_off()
             axis.set(title=out, xlabel=key, ylabel="AUROC", ylim=(-0.02, 1.02))
             axis.grid(color=GRID, linewidth=0.6)
-        return finish(figure, axes, len(outs))
+        return add_legend(figure, axes, len(outs))
 
 
-def ratios(values: Mapping[str, Mapping[str, float]]) -> Figure:
+def likelihood_ratio_matrix(values: Mapping[str, Mapping[str, float]]) -> Figure:
     r"""A matrix of ratios of mean log-likelihoods, a row for each model; orange below 1, blue above.
 
-    Both means are negative, so a ratio below 1 says that the column's test set is more likely to the row's model than
-    what it was trained on.
+    Both means are negative, so that a ratio below 1 means that the column's test set has a larger likelihood than the
+    row's training set.
 
     Arguments:
-        values: Training set -> test set -> mean log-likelihood of the latter over that of the former, nan where there
-            is none.
+        values: Training set -> test set -> mean log-likelihood of the test set divided by that of the training set;
+            nan if unknown.
 
     Source: Ran et al. 2021, figure 2b, with the ratio written as its caption needs it.
     """
@@ -96,7 +96,7 @@ def ratios(values: Mapping[str, Mapping[str, float]]) -> Figure:
     logs = np.log(matrix)
     reach = float(np.clip(np.nanmax(np.abs(logs), initial=0.0), math.log(1.1), math.log(3)))
     colours = LinearSegmentedColormap.from_list("around 1", [RED, "white", BLUE]).with_extremes(bad=GRID)
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(RC_PARAMS):
         figure = Figure(figsize=(1.6 + 0.62 * len(columns), 1.0 + 0.42 * len(matrix)), layout="constrained")
         axis = figure.subplots()
         axis.imshow(logs, cmap=colours, vmin=-reach, vmax=reach, aspect="auto")
@@ -114,16 +114,16 @@ def ratios(values: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def reconstructions(sets: Mapping[str, tuple[Array, Mapping[str, Array]]]) -> Figure:
-    """The same images as several models reconstruct them: a panel for each set, below the originals a row each model.
+    """Reconstructions of the same images by several models: a panel for each set, with originals and a row per model.
 
     Arguments:
         sets: Data set -> originals (n, C, H, W) and, for each label, reconstructions of the same shape; uint8.
 
     Source: Ran et al. 2021, figure 4.
     """
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(RC_PARAMS):
         figure, axes = panels(len(sets), 2, 4.8, 1.0)
-        figure.set_layout_engine("compressed")  # images keep their sides' ratio, which "constrained" counts on too late
+        figure.set_layout_engine("compressed")  # "constrained" ignores the aspect ratio of images
         shapes = []
         for i, (axis, (name, (originals, made))) in enumerate(zip(axes, sets.items(), strict=False)):
             labels = ["" if i % 2 else label for label in ("x", *made)]
@@ -131,4 +131,4 @@ def reconstructions(sets: Mapping[str, tuple[Array, Mapping[str, Array]]]) -> Fi
             axis.set_title(name)
         lines, words = math.ceil(len(sets) / 2), 0.08 * max(len(label) for _, made in sets.values() for label in made)
         figure.set_size_inches(words + 4.0 * min(2, len(sets)), lines * (4.0 * max(shapes) + 0.35))
-        return finish(figure, axes, len(sets))
+        return add_legend(figure, axes, len(sets))

@@ -1,4 +1,4 @@
-r"""The pictures of one run: arrays in, a `matplotlib.figure.Figure` out, no global state."""
+r"""The figures of one run: functions from arrays to a `matplotlib.figure.Figure`, without global state."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from oodgen.plots.style import BLUE, GRID, INK, LOOK, PALETTE, Array, finish, mosaic, panels, style
+from oodgen.plots.style import BLUE, GRID, INK, PALETTE, RC_PARAMS, Array, add_legend, line_style, mosaic, panels
 
 __all__ = ["curves", "densities", "likelihoods", "reconstructions", "roc", "roc_points"]
 
@@ -25,10 +25,9 @@ def _ranked(values: Array) -> Array:
 
 
 def roc_points(inlier: Array, out: Array, points: int = 300) -> tuple[Array, Array]:
-    """False and true positive rates: an example is called out when its score reaches the threshold.
+    """False and true positive rates of the ROC curve.
 
-    Of more thresholds than `points`, those are kept that are evenly spread along the curve's length, so that steep and
-    flat parts keep their corners: a curve of ten thousand steps is a hundred kilobytes that nobody can see.
+    Of more than `points` thresholds those are kept that are evenly spaced along the curve, to limit the file size.
     """
     scores = np.concatenate([inlier, out])
     positive = np.concatenate([np.zeros(len(inlier)), np.ones(len(out))])
@@ -50,13 +49,13 @@ def roc(scores: Mapping[str, Mapping[str, Array]], inlier: str) -> Figure:
         scores: score name -> data set -> (N,) scores, larger = more OOD.
         inlier: Name of the in-distribution set.
     """
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(RC_PARAMS):
         figure, axes = panels(len(scores), 4, 2.4, 2.75)
         for axis, (score, sets) in zip(axes, scores.items(), strict=False):
             axis.plot([0, 1], [0, 1], color="#c4c8ce", linewidth=0.8, zorder=0)
             for name, values in sets.items():
                 if name != inlier and len(_ranked(values)):
-                    colour, dash = style(name)
+                    colour, dash = line_style(name)
                     axis.plot(
                         *roc_points(_ranked(sets[inlier]), _ranked(values)), color=colour, linestyle=dash, label=name
                     )
@@ -64,13 +63,13 @@ def roc(scores: Mapping[str, Mapping[str, Array]], inlier: str) -> Figure:
             axis.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], xlabel="false positive rate")
             axis.grid(color=GRID, linewidth=0.6)
         axes[0].set_ylabel("true positive rate")
-        return finish(figure, axes, len(scores))
+        return add_legend(figure, axes, len(scores))
 
 
 def _window(sets: Mapping[str, Array], inlier: str) -> tuple[float, float, list[str]]:
-    """The range to draw, and the sets too far away to share it: those would squeeze the others into one spike."""
+    """The range of the axis, and the sets too far away to be drawn in it."""
     centre, spread = np.median(sets[inlier]), np.subtract(*np.quantile(sets[inlier], [0.95, 0.05]))
-    least = 1e-12 + 1e-9 * abs(centre)  # what float64 can still divide into bins
+    least = 1e-12 + 1e-9 * abs(centre)  # the least width that float64 can divide into bins
     reach = 12 * max(spread, least)
     far = [n for n, v in sets.items() if n != inlier and abs(np.median(v) - centre) > reach]
     near = [v for n, v in sets.items() if n not in far]
@@ -81,7 +80,7 @@ def _window(sets: Mapping[str, Array], inlier: str) -> tuple[float, float, list[
 
 
 def _density(values: Array, low: float, high: float, bins: int = 240) -> tuple[Array, Array]:
-    """A fine histogram smoothed with a Gaussian kernel of Silverman's width."""
+    """Kernel density estimate: a fine histogram smoothed by a Gaussian kernel with Silverman's bandwidth."""
     counts, edges = np.histogram(values, bins=bins, range=(low, high))
     step = edges[1] - edges[0]
     spread = min(values.std(), np.subtract(*np.quantile(values, [0.75, 0.25])) / 1.34) or values.std()
@@ -95,13 +94,13 @@ def _density(values: Array, low: float, high: float, bins: int = 240) -> tuple[A
 def densities(scores: Mapping[str, Mapping[str, Array]], inlier: str) -> Figure:
     """Densities of the scores: a panel for each score, the in-distribution set filled.
 
-    A set far outside the others' range is named at that edge with its median, instead of squeezing the rest.
+    A set far outside of the others' range is only named at that edge, with its median.
 
     Arguments:
         scores: score name -> data set -> (N,) scores, larger = more OOD.
         inlier: Name of the in-distribution set.
     """
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(RC_PARAMS):
         figure, axes = panels(len(scores), 2, 4.8, 2.15)
         for axis, (score, sets) in zip(axes, scores.items(), strict=False):
             clean = {name: v for name, values in sets.items() if len(v := _finite(values))}
@@ -114,20 +113,20 @@ def densities(scores: Mapping[str, Mapping[str, Array]], inlier: str) -> Figure:
                 tops.append(y.max())
                 _outline(axis, x, y, name, "in" if name == inlier else "")
             _edges(axis, {name: float(np.median(clean[name])) for name in far}, low, high)
-            # a set of nearly equal scores must not flatten all others
+            # sets of nearly equal scores have a very high peak
             top = (1.08 + 0.12 * len(far)) * min(max(tops), 4 * np.median(tops))
             axis.set(title=score, xlim=(low, high), yticks=[], ylim=(0, top))
             axis.spines["left"].set_visible(False)
-        return finish(figure, axes, len(scores))
+        return add_legend(figure, axes, len(scores))
 
 
 def _outline(axis: Axes, x: Array, y: Array, name: str, word: str) -> None:
-    """A set's density in its own colour and dash; filled and dark, with a word in the legend, if one is given."""
+    """Draw a set's density in its style; filled, dark and with `word` in the legend if one is given."""
     if word:
         axis.fill_between(x, y, color=INK, alpha=0.16, linewidth=0)
         axis.plot(x, y, color=INK, label=f"{name} ({word})", zorder=3)
     else:
-        colour, dash = style(name)
+        colour, dash = line_style(name)
         axis.plot(x, y, color=colour, linestyle=dash, label=name)
 
 
@@ -137,20 +136,20 @@ def _edges(axis: Axes, far: Mapping[str, float], low: float, high: float) -> Non
         words = f"{name}, {median:,.0f}" if abs(median) >= 100 else f"{name}, {median:.3g}"
         text, x = (f"← {words}", 0.005) if side == "left" else (f"{words} →", 0.995)
         axis.text(
-            x, 0.99 - 0.09 * i, text, color=style(name)[0], ha=side, va="top", fontsize=8, transform=axis.transAxes
+            x, 0.99 - 0.09 * i, text, color=line_style(name)[0], ha=side, va="top", fontsize=8, transform=axis.transAxes
         )
 
 
 def likelihoods(sets: Mapping[str, Array], filled: str, word: str = "in") -> Figure:
-    r"""Densities of $\log p(x)$ of several sets on one axis, those far away included; one set is filled.
+    r"""Densities of $\log p(x)$ of several sets on one axis; one set is filled.
 
-    The axis is that of $\sinh^{-1}(x / w)$, w the filled set's width: linear around 0, logarithmic far from it. What is
-    drawn is the density on this axis, so that equal areas are equal numbers of examples wherever they lie.
+    The axis is $\sinh^{-1}(x / w)$ with w the width of the filled set: linear around 0, logarithmic far from it. The
+    densities are those of the transformed values, so that areas are proportions of examples.
 
     Arguments:
         sets: Data set -> (N,) log-likelihoods, nats.
         filled: Name of the set that the others are compared with.
-        word: What that set is, e.g. "in".
+        word: Its label in the legend, e.g. "in".
 
     Source: Ran et al. 2021, figures 1, 2a, 5, 6 and 8.
     """
@@ -159,7 +158,7 @@ def likelihoods(sets: Mapping[str, Array], filled: str, word: str = "in") -> Fig
     drawn = {name: np.arcsinh(values / width) for name, values in clean.items()}
     low, high = (end(np.quantile(u, q) for u in drawn.values()) for end, q in ((min, 0.002), (max, 0.998)))
     pad = 0.03 * max(high - low, 1e-9)
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(RC_PARAMS):
         figure, axes = panels(1, 1, 9.6, 2.6)
         (axis,) = axes
         tops = []
@@ -175,11 +174,11 @@ def likelihoods(sets: Mapping[str, Array], filled: str, word: str = "in") -> Fig
         axis.minorticks_off()
         axis.set_ylim(0, 1.08 * min(max(tops), 4 * np.median(tops)))
         axis.spines["left"].set_visible(False)
-        return finish(figure, axes, 1)
+        return add_legend(figure, axes, 1)
 
 
 def _round_numbers(width: float, low: float, high: float) -> list[float]:
-    r"""Ticks for the axis $u = \sinh^{-1}(x / w)$ between u = `low` and `high`, none too near to the next."""
+    r"""Ticks for the axis $u = \sinh^{-1}(x / w)$ between u = `low` and `high`, without overlap."""
     ends = width * np.sinh([low, high])
     tens = 10.0 ** np.arange(-2, 1 + math.ceil(math.log10(max(*np.abs(ends), 1.0))))
     numbers = np.concatenate(
@@ -198,9 +197,9 @@ def reconstructions(images: Array, title: str = "") -> Figure:
 
     Arguments:
         images: (1 + L, n, C, H, W), uint8; row 0 the originals, row 1 + k decoded from the levels above k.
-        title: Shown above, e.g. the data set's name.
+        title: The title, e.g. the data set's name.
     """
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(RC_PARAMS):
         figure = Figure(layout="constrained")
         axis = figure.subplots()
         shape = mosaic(axis, images, ["x", *(f"z>{k}" for k in range(len(images) - 1))])
@@ -210,18 +209,18 @@ def reconstructions(images: Array, title: str = "") -> Figure:
 
 
 def curves(metrics: Mapping[str, Array]) -> Figure | None:
-    """Training curves from the columns of metrics.csv; None where no known column holds a number.
+    """Training curves from the columns of metrics.csv; None if no known column has a number.
 
     Arguments:
         metrics: column -> (rows,) with nan for gaps: step, train/bound, val/bound, train/kl_* (nats), beta; or
-            log_py (nats) or critic_gap of both in the place of the bound.
+            train/ and val/ of log_py (nats) or critic_gap instead of the bound.
     """
     filled = {name: v for name, values in metrics.items() if np.isfinite(v := np.asarray(values, dtype=float)).any()}
     if "step" not in filled:
         return None
-    looks = (("train", "#9ca3af", 1.0), ("val", INK, 1.6))
+    styles = (("train", "#9ca3af", 1.0), ("val", INK, 1.6))
     lines = {
-        what: [(name, c, w) for part, c, w in looks if (name := f"{part}/{term}") in filled]
+        what: [(name, c, w) for part, c, w in styles if (name := f"{part}/{term}") in filled]
         for what, term in (("bound", "bound"), ("log p(y|x)", "log_py"), ("critic gap", "critic_gap"))
     }
     kls = sorted(name for name in filled if name.startswith("train/kl_"))
@@ -232,7 +231,7 @@ def curves(metrics: Mapping[str, Array]) -> Figure | None:
     ]
     if not shown:
         return None
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(RC_PARAMS):
         figure, axes = panels(len(shown), 3, 3.2, 2.2)
         for axis, panel in zip(axes, shown, strict=False):
             if panel in lines:
@@ -248,7 +247,7 @@ def curves(metrics: Mapping[str, Array]) -> Figure | None:
             axis.set(title=panel, xlabel="step", ylabel=unit)
             axis.grid(color=GRID, linewidth=0.6)
             axis.locator_params(axis="x", nbins=5)
-        return finish(figure, axes, len(shown))
+        return add_legend(figure, axes, len(shown))
 
 
 def _curve(axis: Axes, metrics: Mapping[str, Array], name: str, colour: str, width: float) -> None:
@@ -258,7 +257,7 @@ def _curve(axis: Axes, metrics: Mapping[str, Array], name: str, colour: str, wid
 
 
 def _settled(axis: Axes, series: Sequence[Array]) -> None:
-    """Limits that leave out the first moments, when a bound falls from far below and hides all that follows."""
+    """Set limits that ignore the first tenth of the curves, where a bound is far from its later values."""
     late = np.concatenate([(v := values[np.isfinite(values)])[len(v) // 10 :] for values in series])
     low, high = np.quantile(late, [0.02, 1.0])
     pad = 0.08 * max(high - low, 1e-9)

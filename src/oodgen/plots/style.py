@@ -1,7 +1,7 @@
-"""The one look of all figures: colours and dashes, panels, a common legend, grids of images, files.
+"""Style of all figures: colours and dashes, panels, a common legend, grids of images, files.
 
-A data set has the same colour and dash in every figure of every run, the in-distribution set is always the dark filled
-one. Backgrounds are white, so a dark page shows a figure on a light card.
+A data set has the same colour and dash in every figure; the in-distribution set is dark and filled. Backgrounds are
+white.
 """
 
 import hashlib
@@ -23,22 +23,22 @@ __all__ = [
     "DASHES",
     "GRID",
     "INK",
-    "LOOK",
     "PALETTE",
+    "RC_PARAMS",
     "RED",
     "Array",
-    "finish",
+    "add_legend",
+    "line_style",
     "mosaic",
     "panels",
     "save",
-    "style",
 ]
 
 Array = NDArray[Any]
 
 INK, MUTED, GRID = "#22262b", "#6b7280", "#e5e7eb"
 
-LOOK: dict[Any, Any] = {
+RC_PARAMS: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Inter", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
     "font.size": 9,
@@ -63,13 +63,13 @@ LOOK: dict[Any, Any] = {
     "svg.hashsalt": "oodgen",
 }
 
-# Okabe and Ito's palette without its yellow, which is lost on white; wine and olive are Tol's.
+# The palette of Okabe and Ito without yellow; wine and olive are from Tol's.
 BLUE, RED, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 AMBER, SKY, WINE, OLIVE = "#E69F00", "#56B4E9", "#882255", "#999933"
 PALETTE = (BLUE, RED, GREEN, PINK, AMBER, SKY, WINE, OLIVE)
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 
-# Sets that meet in one experiment look different; a set and its variant share a colour and differ in the dash.
+# Sets of one experiment have different styles; a set and its variant share the colour and differ in the dash.
 _KNOWN: dict[str, tuple[str, int]] = {
     "digits": (BLUE, 0),
     "glyphs": (RED, 0),
@@ -99,7 +99,7 @@ _KNOWN: dict[str, tuple[str, int]] = {
 }
 
 
-def style(name: str) -> tuple[str, Any]:
+def line_style(name: str) -> tuple[str, Any]:
     """Colour and dash of an out set: fixed for known names, a function of the name for others."""
     if name in _KNOWN:
         colour, dash = _KNOWN[name]
@@ -109,15 +109,15 @@ def style(name: str) -> tuple[str, Any]:
 
 
 def panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with room for `count` panels of `width` x `height` inches; the last of its axes may be spare."""
+    """A figure with at least `count` panels of `width` x `height` inches, and its axes."""
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(width * columns, height * rows + 0.45), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def finish(figure: Figure, axes: list[Axes], used: int) -> Figure:
-    """Hide the spare axes and name everything once, below all panels."""
+def add_legend(figure: Figure, axes: list[Axes], used: int) -> Figure:
+    """Hide the axes after the first `used`, and add a common legend below the panels."""
     for spare in axes[used:]:
         spare.set_visible(False)
     handles: dict[str, Any] = {}
@@ -131,12 +131,12 @@ def finish(figure: Figure, axes: list[Axes], used: int) -> Figure:
 
 
 def mosaic(axis: Axes, images: Array, labels: Sequence[str]) -> float:
-    """Draw rows of images pixel by pixel; returns height over width of what was drawn.
+    """Draw a grid of images; returns its ratio of height to width.
 
     Arguments:
         axis: Where to draw.
         images: (rows, n, C, H, W), uint8.
-        labels: Of each row.
+        labels: Label of each row.
     """
     rows, count, channels, height, width = images.shape
     gap = max(1, width // 14)
@@ -154,9 +154,9 @@ def mosaic(axis: Axes, images: Array, labels: Sequence[str]) -> float:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure whole or not at all; the suffix, .svg or .png, is the format."""
+    """Write a figure atomically; the suffix, .svg or .png, is the format."""
     kind = path.suffix.removeprefix(".")
-    with matplotlib.rc_context(LOOK), whole(path) as temporary:
-        # without a date the same numbers give the same file
+    with matplotlib.rc_context(RC_PARAMS), whole(path) as temporary:
+        # without a date, so that files are reproducible
         figure.savefig(temporary, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
     return path

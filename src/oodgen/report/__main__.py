@@ -1,7 +1,7 @@
 r"""`python -m oodgen.report runs/`: every finished run, over seeds, beside the papers' numbers, and their tables whole.
 
 Markdown goes to the terminal; report.md, report.html, report.tex, results.csv (rows), summary.csv (means) and a figure
-for each study to --out. Nothing of it names a folder of the machine, so that it can be published as it is.
+for each study to --out. The files contain no paths of the machine, so that they can be published.
 """
 
 import argparse
@@ -32,11 +32,12 @@ SHEETS = (
 
 
 class Section(NamedTuple):
-    """What the report says of one experiment, in all its forms.
+    """The section of one experiment, for Markdown, HTML and LaTeX.
 
     Arguments:
         key: The option that a study sweeps, or "".
-        warnings: Of the runs' records.
+        meta: Method, inlier set and seeds.
+        warnings: Warnings of the runs' records.
         picture: The figure of a study.
     """
 
@@ -52,13 +53,13 @@ class Section(NamedTuple):
 
 
 def write(root: Path, out: Path, papers: Sequence[Path]) -> str:
-    """Write the report of all runs below `root` into `out`; the Markdown text is returned.
+    """Write the report of all runs below `root` into `out`; return the Markdown text.
 
     Raises:
-        UserError: nothing to report, or a damaged file, which is named.
+        UserError: there is no finished run, or a file is damaged.
     """
-    runs, unfinished = grouping.collect(root)
-    skipped = [_said(run, root) for run in unfinished]
+    runs, unfinished = grouping.find_runs(root)
+    skipped = [_describe_unfinished(run, root) for run in unfinished]
     slugs = sorted({slug for run in runs if (slug := run.record.get("paper"))})
     known = [path for slug in slugs if (path := paper_numbers.find_paper(slug)) is not None]
     given = {path.resolve(): path for path in (*known, *papers)}
@@ -69,11 +70,11 @@ def write(root: Path, out: Path, papers: Sequence[Path]) -> str:
     rows = [pair for group in found for pair in group.rows]
     methods = {group.name: group.members[0][1].record["method"] for group in found}
     sections = [_section(group, root, out) for group in found]
-    grids = leaderboard.grids([candidate for group in found for candidate in _candidates(group)])
-    # what diverged has no section, but a line where its numbers would stand
+    grids = leaderboard.leaderboards([candidate for group in found for candidate in _candidates(group)])
+    # diverged runs have no section, but a line in the papers' tables
     diverged = [run.as_run() for run in unfinished if run.state == "diverged"]
-    ours = paper_tables.answers(grouping.experiments([*runs, *diverged]))
-    sheets = [sheet for printout in printouts if (sheet := paper_tables.sheet(printout, ours)) is not None]
+    ours = paper_tables.our_results(grouping.experiments([*runs, *diverged]))
+    sheets = [sheet for printout in printouts if (sheet := paper_tables.comparison(printout, ours)) is not None]
     text, latex = ["# Results", ""], []
     if grids:
         text += ["## Side by side", "", leaderboard.ABOUT, ""]
@@ -90,12 +91,17 @@ def write(root: Path, out: Path, papers: Sequence[Path]) -> str:
         text += [*(f"- {line}" for line in sheet.after), *([""] if sheet.after else [])]
         latex += [f"% {sheet.name}: {sheet.caption}", render.latex(sheet.table)]
     if skipped:
-        text += [f"## Not in the tables: {grouping.counts(unfinished)}", "", *(f"- {line}" for line in skipped), ""]
+        text += [
+            f"## Not in the tables: {grouping.count_states(unfinished)}",
+            "",
+            *(f"- {line}" for line in skipped),
+            "",
+        ]
     text.append(
         "*Italic*: oracle lines were chosen with OOD data in hand; "
         "controls are one statistic of the image, no model, max(a, 1 - a)."
     )
-    counts = grouping.counts(unfinished)
+    counts = grouping.count_states(unfinished)
     html = page.render(
         "report.html",
         title="Results",
@@ -124,7 +130,7 @@ def _section(group: Experiment, root: Path, out: Path) -> Section:
     seeds = sorted({run.record["seed"] for _, run in group.members})
     words = f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
     meta = f"{method}, trained on {inlier}, {words}" + (f", over {group.key}" if group.key else "")
-    extents = dict.fromkeys(grouping.extent(run.config, cells) for _, run in group.members)
+    extents = dict.fromkeys(grouping.describe_test_sets(run.config, cells) for _, run in group.members)
     common = (group.name, group.key, meta, " or ".join(extents), _links(group, root, out))
     warned = [
         f"{group.key}={setting}: {sentence}" if group.key else sentence
@@ -132,45 +138,45 @@ def _section(group: Experiment, root: Path, out: Path) -> Section:
         for sentence in grouping.warnings(runs)
     ]
     if group.key:
-        main, moved = ablation.table(by_setting, group.key), ablation.sentences(by_setting, group.key)
+        main, moved = ablation.table(by_setting, group.key), ablation.describe_change(by_setting, group.key)
         return Section(*common, moved, main, warned, _figure(group, by_setting, out))
     main = tables.pivot([cell for cell in cells if cell.out != cell.inlier])
-    against = grouping.contrast(group.members[0][1].config)
+    against = grouping.trained_against(group.members[0][1].config)
     return Section(*common, verdict(cells, against), main, warned, None)
 
 
 def _candidates(group: Experiment) -> list[leaderboard.Candidate]:
-    """What stands side by side: the experiment, or each value of what a study sweeps."""
+    """The lines of the leaderboard: the experiment, or each value of a study."""
     return [
         leaderboard.Candidate(
             group.name,
             f"{group.key}={setting}" if group.key else "",
             cells,
-            grouping.contrast(group.runs[setting][0].config),
+            grouping.trained_against(group.runs[setting][0].config),
         )
         for setting, cells in group.cells().items()
     ]
 
 
 def _figure(group: Experiment, cells: ablation.Cells, out: Path) -> page.Picture | None:
-    """The figure of a study, beside the report; None where the option's values are no numbers."""
+    """The figure of a study; None if the option's values are not numbers."""
     curves = ablation.curves(cells)
     if not curves:
         return None
     from oodgen.plots import comparisons
 
     values = {x for lines in curves.values() for points in lines.values() for x, *_ in points}
-    drawn = comparisons.progress(curves, group.key, ablation.geometric(sorted(values)))
+    drawn = comparisons.auroc_over_option(curves, group.key, ablation.is_geometric(sorted(values)))
     name = re.sub(r"[^a-zA-Z0-9.-]+", "_", group.name).strip("_.")
-    return page.show(drawn, out / f"{name}.svg", f"AUROC over {group.key}")
+    return page.embed_figure(drawn, out / f"{name}.svg", f"AUROC over {group.key}")
 
 
 def _links(group: Experiment, root: Path, out: Path) -> list[tuple[str, str]]:
-    """Words and relative addresses of the runs' pages; none from elsewhere, where they would spell out the machine."""
+    """Text and relative paths of the runs' pages; none if `out` is elsewhere, since paths would be absolute."""
     if not out.resolve().is_relative_to(root.resolve().parent):
         return []
     links = []
-    for setting, run in sorted(group.members, key=lambda pair: (tables.natural(pair[0]), pair[1].record["seed"])):
+    for setting, run in sorted(group.members, key=lambda pair: (tables.natural_order(pair[0]), pair[1].record["seed"])):
         path = run.folder / "report.html"
         if path.is_file():
             words = f"{setting}, seed {run.record['seed']}" if setting else f"seed {run.record['seed']}"
@@ -187,8 +193,8 @@ def _markdown(section: Section) -> list[str]:
     return [*text, "Other scores and the controls are in summary.csv.", ""] if section.key else text
 
 
-def _said(run: grouping.Unfinished, root: Path) -> str:
-    """A line for a run that is not finished, without the machine's folders."""
+def _describe_unfinished(run: grouping.Unfinished, root: Path) -> str:
+    """A line for an unfinished run, without paths of the machine."""
     return str(locations.bare(f"{run.folder.relative_to(root)} is {run.state}" + (f": {run.why}" if run.why else "")))
 
 
@@ -219,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(write(options.runs, out, options.paper))
         if options.keep is not None:
-            runs, unfinished = grouping.collect(options.runs)
+            runs, unfinished = grouping.find_runs(options.runs)
             ended = [run.folder for run in runs] + [run.folder for run in unfinished if run.state == "diverged"]
             print(f"kept {keep(ended, options.keep)} runs", file=sys.stderr)
     except UserError as error:

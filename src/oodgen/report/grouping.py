@@ -1,4 +1,4 @@
-"""Finished runs, and which belong together: seeds are averaged, one swept option is a study, others stand apart."""
+"""Find finished runs and group them into experiments: seeds are averaged, one swept option makes a study."""
 
 import re
 from collections import Counter
@@ -11,35 +11,35 @@ import yaml
 
 from oodgen.errors import UserError
 from oodgen.report import tables
-from oodgen.report.overrides import asked
+from oodgen.report.overrides import requested_overrides
 from oodgen.runs import locations, record, results
 
 __all__ = [
     "Experiment",
     "Run",
     "Unfinished",
-    "collect",
-    "contrast",
-    "counts",
+    "count_states",
+    "describe_samples",
+    "describe_test_sets",
     "experiments",
-    "extent",
+    "find_runs",
     "read_config",
-    "sampling",
+    "trained_against",
     "warnings",
 ]
 
-# Options that may differ between two runs of one experiment without making them different experiments: each is named by
-# its place in the config and stands for all below it. What follows `seed` is found by its value.
+# Options, including all below them, in which runs of one experiment may differ. Options that repeat the seed are found
+# by their values.
 INCIDENTAL = ("seed", "logger", "runs", "retrain", "notes", "snapshots", "data.root", "device.threads")
-# Where and how fast, which shows in the last digits at most; precision shows in more.
+# Options of the machine, which affect the last digits at most.
 MACHINE = ("device.accelerator", "device.channels_last", "device.compile")
 UNSET = "unset"
-# What asks for L^{>k}, whether it names a k or not.
+# Scores that use L^{>k} for k > 0.
 RATIOS = re.compile(r"oodgen\.scores\.ratio\.(llr.*|DeviatingLevel)")
 
 
 class Run(NamedTuple):
-    """One finished run; one that diverged has no rows."""
+    """A finished run; one that diverged has no rows."""
 
     folder: Path
     record: Mapping[str, Any]
@@ -48,13 +48,13 @@ class Run(NamedTuple):
 
     @property
     def inlier(self) -> str:
-        """The name of the set that it was trained on."""
+        """The name of the inlier set."""
         named = self.config.get("data.inlier.name") or self.config.get("data.inlier._target_", "").rpartition(".")[2]
         return self.rows[0].inlier if self.rows else named
 
 
 class Unfinished(NamedTuple):
-    """A run that is not finished, and why."""
+    """An unfinished run: its state and the reason."""
 
     folder: Path
     state: str
@@ -62,10 +62,10 @@ class Unfinished(NamedTuple):
     config: Mapping[str, str]
 
     def as_run(self) -> Run:
-        """The run without rows, with the record that it would have."""
+        """The run as a `Run` without rows, with a record from its config."""
         names = {"experiment": "name", "method": "paper_method", "paper": "paper"}
-        said = {name: self.config.get(key, "") for name, key in names.items()}
-        facts: dict[str, Any] = {name: None if value == "None" else value for name, value in said.items()}
+        values = {name: self.config.get(key, "") for name, key in names.items()}
+        facts: dict[str, Any] = {name: None if value == "None" else value for name, value in values.items()}
         return Run(self.folder, facts | {"seed": int(self.config.get("seed", 0))}, self.config, [])
 
 
@@ -73,10 +73,10 @@ class Experiment(NamedTuple):
     """Runs that differ in their seed, and in a study also in one option.
 
     Arguments:
-        name: Its title, which also stands in the column `experiment`.
-        key: The option that a study sweeps; "" where there is none.
-        runs: Value of the key -> its runs, in the order of the values; "" -> all runs, where nothing is swept.
-        label: What sets it apart from the shipped experiment, as far as the commands are known, and from others here.
+        name: Title, also in the column `experiment`.
+        key: The option that a study sweeps; "" if there is none.
+        runs: Value of the key -> its runs, in the order of the values; "" -> all runs if nothing is swept.
+        label: The overrides that distinguish it from the shipped experiment and from other groups, if known.
     """
 
     name: str
@@ -86,21 +86,21 @@ class Experiment(NamedTuple):
 
     @property
     def members(self) -> list[tuple[str, Run]]:
-        """Every run with its value of the key."""
+        """Pairs of the value of the key and a run."""
         return [(setting, run) for setting, runs in self.runs.items() for run in runs]
 
     @property
     def rows(self) -> list[tuple[str, results.Row]]:
-        """Every row with its value of the key."""
+        """Pairs of the value of the key and a row."""
         return [(setting, row._replace(experiment=self.name)) for setting, run in self.members for row in run.rows]
 
     def cells(self) -> dict[str, list[tables.Cell]]:
-        """Value of the key -> its means over seeds."""
+        """Value of the key -> means over seeds."""
         return {setting: tables.aggregate(row for value, row in self.rows if value == setting) for setting in self.runs}
 
 
-def collect(root: Path) -> tuple[list[Run], list[Unfinished]]:
-    """All finished runs below a folder, and those that are not.
+def find_runs(root: Path) -> tuple[list[Run], list[Unfinished]]:
+    """All finished and all unfinished runs below a folder.
 
     Raises:
         UserError: there is no such folder, no finished run in it, or a damaged file.
@@ -118,21 +118,21 @@ def collect(root: Path) -> tuple[list[Run], list[Unfinished]]:
             about = (state.get("state", "without a state"), state.get("why") or "", read_config(path.parent))
             unfinished.append(Unfinished(path.parent, *about))
     if not runs:
-        others = f" ({counts(unfinished)})" if unfinished else ""
+        others = f" ({count_states(unfinished)})" if unfinished else ""
         raise UserError(
             f"no finished run in {root}{others}; run an experiment first: python -m oodgen.run +experiment=quickstart"
         )
     return runs, unfinished
 
 
-def counts(unfinished: Sequence[Unfinished]) -> str:
-    """How many runs stand at which state, in words."""
+def count_states(unfinished: Sequence[Unfinished]) -> str:
+    """The number of runs in each state, as text."""
     found = Counter(run.state for run in unfinished)
     return ", ".join(f"{count} {state}" for state, count in sorted(found.items()))
 
 
 def _is_training(folder: Path) -> bool:
-    """Whether a run's directory is runs/train/<fingerprint>, and not runs/eval/train/<hash>."""
+    """Whether a directory is runs/train/<fingerprint>, and not runs/eval/train/<hash>."""
     kind, root = folder.resolve().parts[-2], folder.resolve().parts[-3:-2]
     return kind == "train" and root != ("eval",)
 
@@ -145,7 +145,7 @@ def _run(folder: Path) -> Run:
 
 
 def read_config(folder: Path) -> dict[str, str]:
-    """The resolved config of a run as `a.b.c` -> value, in its order; empty where there is no config.yaml.
+    """The resolved config of a run, flattened to `a.b.c` -> value; empty if there is no config.yaml.
 
     Raises:
         UserError: it cannot be read.
@@ -165,10 +165,10 @@ def _flat(config: Any, prefix: str = "") -> list[tuple[str, str]]:
     return [pair for key, value in config.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))]
 
 
-def sampling(config: Mapping[str, str]) -> str:
-    """How many samples a run's bounds took, in words; empty where no probe says so.
+def describe_samples(config: Mapping[str, str]) -> str:
+    """The numbers of samples of a run's bounds, as text; empty if no probe has them.
 
-    Those of L^{>k} are of no matter to a run none of whose scores asks for k > 0, such as that of a VAE with one layer.
+    Those of L^{>k} are omitted if no score uses k > 0, as for a VAE with one layer.
     """
     deep = any(
         value != "0" if key.endswith(".k") else RATIOS.fullmatch(value)
@@ -181,10 +181,10 @@ def sampling(config: Mapping[str, str]) -> str:
     return " or ".join(words)
 
 
-def contrast(config: Mapping[str, str]) -> list[str]:
-    """What a run was trained against: its negative and auxiliary sets, or where its negatives came from.
+def trained_against(config: Mapping[str, str]) -> list[str]:
+    """The names of negative and auxiliary training sets, or the source of the negatives.
 
-    A set that is an out set too has its name there, so that nobody takes it for an unknown one.
+    A set that is also an out set is named as there, so that tables can mark it as known to the model.
     """
     sets: dict[str, dict[str, str]] = {}
     for key, value in config.items():
@@ -195,7 +195,7 @@ def contrast(config: Mapping[str, str]) -> list[str]:
     for name, about in sets.items():
         if not name.startswith("data.out.") and "_target_" in about:
             same = (out for out, other in outs.items() if other == about)
-            # a set made of another, such as an inverted one, holds that one below it
+            # derived sets, as inverted ones, contain the config of the original
             layers = [value.rpartition(".")[2] for key, value in about.items() if key.endswith("_target_")]
             against.append(next(same, "_".join(reversed(layers))))
     made = {"uniform": "uniform_noise", "noisy": "noisy training images", "generated": "generated images"}
@@ -203,8 +203,8 @@ def contrast(config: Mapping[str, str]) -> list[str]:
     return against + ([made[source]] if source in made else [])
 
 
-def extent(config: Mapping[str, str], cells: Sequence[tables.Cell]) -> str:
-    """Of which examples the numbers are, in words: a limited run has no whole test sets."""
+def describe_test_sets(config: Mapping[str, str], cells: Sequence[tables.Cell]) -> str:
+    """The test examples that were scored, as text: whole, limited or balanced sets."""
     limit = config.get("data.limit", "None")
     of = "" if limit == "None" else f", at most {limit} of each"
     if tables.main_protocol(cells) == "balanced":
@@ -213,22 +213,22 @@ def extent(config: Mapping[str, str], cells: Sequence[tables.Cell]) -> str:
 
 
 def warnings(runs: Sequence[Run]) -> list[str]:
-    """What runs that differ in their seed warn of, each sentence once, with its seeds where not all of them say so."""
-    said: dict[str, list[int]] = {}
+    """Warnings of runs that differ in their seed, each once, with its seeds unless all runs have it."""
+    seeds_of: dict[str, list[int]] = {}
     for run in runs:
         for sentence in dict.fromkeys(run.record.get("warnings") or ()):
-            said.setdefault(locations.bare(sentence), []).append(run.record["seed"])
+            seeds_of.setdefault(locations.bare(sentence), []).append(run.record["seed"])
     found = []
-    for sentence, seeds in said.items():
-        who = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}: "
-        found.append(sentence if len(seeds) == len(runs) else who + sentence)
+    for sentence, seeds in seeds_of.items():
+        prefix = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}: "
+        found.append(sentence if len(seeds) == len(runs) else prefix + sentence)
     return found
 
 
 def experiments(runs: Sequence[Run]) -> list[Experiment]:
-    """Runs grouped by experiment: a study if one option differs, a group for each variant if several do.
+    """Group runs by experiment: a study if one option differs, a group for each variant if several do.
 
-    A title names what the commands asked for, so that a changed option shows even in a run that stands alone.
+    Titles contain the overrides of the commands.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -240,10 +240,10 @@ def experiments(runs: Sequence[Run]) -> list[Experiment]:
         settings = {run.config.get(keys[0], UNSET) for run in group} if len(keys) == 1 else set()
         study = {
             setting: [run for run in group if run.config.get(keys[0], UNSET) == setting]
-            for setting in sorted(settings, key=tables.natural)
+            for setting in sorted(settings, key=tables.natural_order)
         }
-        if study and not any(_twice(members) for members in study.values()):
-            common = ", ".join(asked(run.record for run in group if run.rows) or ())
+        if study and not any(_duplicate_seeds(members) for members in study.values()):
+            common = ", ".join(requested_overrides(run.record for run in group if run.rows) or ())
             found.append(Experiment(f"{name} ({common})" if common else name, keys[0], study, common))
             continue
         for label, members in _variants(group, keys).items():
@@ -252,16 +252,16 @@ def experiments(runs: Sequence[Run]) -> list[Experiment]:
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:
-    """The options in which runs differ; how it was computed is one only where nothing else tells two runs apart."""
+    """The options in which runs differ; those of the machine only if runs differ in nothing else."""
     keys = _options(runs, (*INCIDENTAL, *MACHINE))
     told = {(run.record["seed"], *(run.config.get(key, UNSET) for key in keys)) for run in runs}
     return keys if len(told) == len(runs) else _options(runs, INCIDENTAL)
 
 
 def _options(runs: Sequence[Run], incidental: Sequence[str]) -> list[str]:
-    """The options in which runs differ; of several with the same value in every run only the config's first.
+    """The options in which runs differ; of several with equal values in every run only the first.
 
-    Those others are interpolations of it, or parts of the config that repeat each other.
+    The others are interpolations or repetitions of it.
     """
     ignored = tuple(f"{key}." for key in incidental)
     keys = [
@@ -276,24 +276,26 @@ def _options(runs: Sequence[Run], incidental: Sequence[str]) -> list[str]:
 
 
 def _variants(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, list[Run]]:
-    """Runs by what their commands asked for, and by the options that differ, as far as a run has them, where no command
-    is known or several asked for the same; the same seed twice is told apart by the folder."""
+    """Group runs by the overrides of their commands, and by differing options if overrides are unknown or equal.
+
+    Runs with the same seed in one group are distinguished by their folder.
+    """
     alike: dict[tuple[str, ...] | None, dict[tuple[str, ...], list[Run]]] = {}
     variants: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         variants.setdefault(_label(run, keys), []).append(run)
     for label, members in variants.items():
-        alike.setdefault(asked(run.record for run in members if run.rows), {})[label] = members
+        alike.setdefault(requested_overrides(run.record for run in members if run.rows), {})[label] = members
     named: dict[str, list[Run]] = {}
     for words, several in alike.items():
-        # a run whose config is lost differs in no option; the others only in what tells these apart
+        # runs without a config differ in no option
         told = _differing([run for run in chain(*several.values()) if run.config]) if words is not None else keys
         for run in chain(*several.values()):
             label = _label(run, told if len(several) > 1 or words is None else ())
             named.setdefault(", ".join(dict.fromkeys((*(words or ()), *label))), []).append(run)
     found: dict[str, list[Run]] = {}
     for name, members in named.items():
-        twice = _twice(members)
+        twice = _duplicate_seeds(members)
         for run in members:
             parts = [name, run.folder.name] if run.record["seed"] in twice else [name]
             found.setdefault(", ".join(filter(None, parts)), []).append(run)
@@ -304,10 +306,10 @@ def _label(run: Run, keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{key}={run.config[key]}" for key in sorted(keys) if key in run.config)
 
 
-def _twice(runs: Sequence[Run]) -> set[int]:
+def _duplicate_seeds(runs: Sequence[Run]) -> set[int]:
     return {seed for seed, count in Counter(run.record["seed"] for run in runs).items() if count > 1}
 
 
 def _follows_seed(key: str, runs: Sequence[Run]) -> bool:
-    """Whether an option is the run's seed once more, as data.seed and method.seed are in a resolved config."""
+    """Whether an option repeats the run's seed, as data.seed and method.seed in a resolved config."""
     return key.endswith(".seed") and all(run.config.get(key) == str(run.record["seed"]) for run in runs)

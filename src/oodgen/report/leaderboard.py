@@ -1,4 +1,4 @@
-"""Experiments side by side: of each the one score it is judged by, against every out set."""
+"""Comparison of experiments: the AUROC of the main score of each (see `summary.main_score`) on every out set."""
 
 import math
 import re
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from oodgen.report import tables
-from oodgen.report.summary import FIXED, judged, statistic
+from oodgen.report.summary import PREDEFINED, main_score, statistic
 from oodgen.report.tables import Cell, Entry, Line, Table
 
-__all__ = ["ABOUT", "Candidate", "grids"]
+__all__ = ["ABOUT", "Candidate", "leaderboards"]
 
 ABOUT = (
-    f"AUROC of the score that is fixed beforehand: the first of {', '.join(FIXED[:-1])} and {FIXED[-1]} that an "
-    "experiment has. Where it has none of them, its best one is named, known only afterwards (oracle) and never "
+    f"AUROC of the score that is fixed beforehand: the first of {', '.join(PREDEFINED[:-1])} and {PREDEFINED[-1]} that "
+    "an experiment has. Where it has none of them, its best one is named, known only afterwards (oracle) and never "
     "marked. † The model was trained against that set, which is no unknown one to it. The best control is the one "
     "statistic of the image alone, without any model, that separates a set best. How many images were scored, each "
     "experiment's own table says; budgets differ too."
@@ -25,10 +25,10 @@ class Candidate(NamedTuple):
     """One experiment, or one value of the option that a study sweeps.
 
     Arguments:
-        experiment: Its title.
-        setting: The option and its value, in a study.
+        experiment: Title of the experiment.
+        setting: The option and its value in a study, else "".
         cells: Means over seeds.
-        against: What the model was trained against, as `groups.contrast` tells.
+        against: Sets that the model was trained against, see `grouping.trained_against`.
     """
 
     experiment: str
@@ -37,13 +37,13 @@ class Candidate(NamedTuple):
     against: Sequence[str]
 
 
-def grids(candidates: Sequence[Candidate]) -> dict[str, Table]:
-    """Inlier set -> a line for each experiment that was trained on it, for those sets that several were trained on."""
+def leaderboards(candidates: Sequence[Candidate]) -> dict[str, Table]:
+    """Inlier set -> table with a line for each experiment trained on it, for sets with several experiments."""
     found: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         if candidate.cells:
             found.setdefault(candidate.cells[0].inlier, []).append(candidate)
-    # a study alone has a table of its own
+    # the values of a single study have their own table
     return {inlier: _grid(several) for inlier, several in found.items() if len({c.experiment for c in several}) > 1}
 
 
@@ -52,10 +52,10 @@ def _grid(candidates: Sequence[Candidate]) -> Table:
     controls: dict[str, Cell] = {}
     outs: dict[str, None] = {}
     for experiment, setting, cells, against in candidates:
-        chosen = judged(cells)
+        chosen = main_score(cells)
         if chosen is None:
             continue
-        shown = {out: tables.entry(cell) for out, cell in chosen.cells.items()}
+        shown = {out: tables.cell_entry(cell) for out, cell in chosen.cells.items()}
         for out in shown.keys() & set(against):
             value, *deviation = shown[out].text.split(" ", 1)
             shown[out] = shown[out]._replace(text=" ".join([value + AGAINST, *deviation]))
@@ -63,7 +63,7 @@ def _grid(candidates: Sequence[Candidate]) -> Table:
         kind = "score" if chosen.fixed else "oracle"
         words = chosen.score if chosen.fixed else f"{chosen.score} (oracle)"
         name = Entry(f"{experiment}, {setting}" if setting else experiment)
-        lines[kind].append((name, Entry(words, tables.gloss(chosen.score)), shown))
+        lines[kind].append((name, Entry(words, tables.describe_score(chosen.score)), shown))
         for out, control in chosen.controls.items():
             if out not in controls or control.value > controls[out].value:
                 controls[out] = control
@@ -81,19 +81,19 @@ def _grid(candidates: Sequence[Candidate]) -> Table:
 
 
 def _natural(name: str) -> list[tuple[str, int]]:
-    """Sorts names as a reader expects them: epoch2 before epoch10."""
+    """Sort key with numbers in numerical order: epoch2 before epoch10."""
     return [(words, int(number or -1)) for words, number in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _mark(lines: Sequence[dict[str, Entry]], out: str) -> None:
-    """Mark the best of a column among those to whom the set is unknown."""
+    """Mark the best of a column among the models that were not trained against the set."""
     unknown = [shown for shown in lines if out in shown and AGAINST not in shown[out].text]
     if len(unknown) > 1:
         best = max((shown[out].value for shown in unknown), key=lambda v: -math.inf if math.isnan(v) else v)
         for shown in unknown:
-            if tables.number("auroc", shown[out].value) == tables.number("auroc", best):
+            if tables.format_value("auroc", shown[out].value) == tables.format_value("auroc", best):
                 shown[out] = shown[out]._replace(best=True)
 
 
 def _control(cell: Cell) -> Entry:
-    return Entry(tables.number("auroc", cell.value), "", statistic(cell), value=cell.value)
+    return Entry(tables.format_value("auroc", cell.value), "", statistic(cell), value=cell.value)

@@ -1,4 +1,4 @@
-"""What a command asked for: the overrides by which a run differs from the experiment that it names."""
+"""The overrides of a run's command that distinguish it from its experiment."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,25 +6,25 @@ from typing import Any
 
 from oodgen.runs import locations
 
-__all__ = ["asked"]
+__all__ = ["requested_overrides"]
 
-# What tells nobody that another experiment was made: who ran, where and how fast, and what a column of its own says.
-# (Steps have none.)
+# Overrides that do not make another experiment: names, places, speed, and what has its own column in the tables.
 INCIDENTAL = re.compile(
     r"experiment|sweep|name|notes|seed|runs|retrain|smoke|snapshots|data\.root|trainer\.max_epochs|device\.(?!precision).*|(logger|hydra)\b.*"
 )
 
 
-def asked(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...] | None:
-    """The overrides that finished runs share and that are not incidental, sorted; None where a record names none.
+def requested_overrides(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...] | None:
+    """The overrides that all finished runs share and that are not incidental, sorted; None if a record has no
+    overrides.
 
-    Runs of one config may still differ in an override: it then asked for what was so anyway.
+    Runs of one config may differ in overrides that repeat its defaults.
     """
     lists = [record.get("overrides") for record in records]
-    given = [{str(override).lstrip("+") for override in known} for known in lists if known is not None]
-    if not given or len(given) < len(lists):
+    overrides = [{str(override).lstrip("+") for override in known} for known in lists if known is not None]
+    if not overrides or len(overrides) < len(lists):
         return None
-    shared = set.intersection(*given)
+    shared = set.intersection(*overrides)
     return tuple(sorted(locations.bare(override) for override in shared if not _incidental(override)))
 
 

@@ -1,4 +1,4 @@
-r"""One run as one page: report.html, self-contained, and the figures it shows as files beside it."""
+r"""The page of a run: report.html, self-contained, and its figures as files in figures/."""
 
 import base64
 import csv
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-__all__ = ["Picture", "images", "render", "show", "write"]
+__all__ = ["Picture", "embed_figure", "read_reconstructions", "render", "write"]
 
 METRICS = {
     "auprc": "AUPRC, OOD positive",
@@ -45,7 +45,7 @@ USAGE = {
 
 
 class Picture(NamedTuple):
-    """A figure as the page shows it."""
+    """A figure embedded in a page: file stem, data URI, and alternative text."""
 
     name: str
     uri: str
@@ -53,7 +53,7 @@ class Picture(NamedTuple):
 
 
 def _tint(value: float) -> Markup:
-    """Blue above one half, orange below: where a ranking is upside down shows at a glance."""
+    """Background colour of an AUROC: blue above one half, orange below."""
     if math.isnan(value):
         return Markup("")
     side = "high" if value >= 0.5 else "low"
@@ -61,13 +61,13 @@ def _tint(value: float) -> Markup:
 
 
 def _stacked(text: str) -> Markup:
-    """Several printed numbers one below the other; sample counts and deviations in small print."""
+    """Printed numbers on separate lines, with sample counts and deviations in small print."""
     html = re.sub(r" (± [^\s;]+)", r'<span class="sd">\1</span>', str(escape(text)).replace("; ", "<br>"))
     return Markup(re.sub(r" \(S=(\w+)\)", r" <small>S=\1</small>", html))
 
 
 def render(template: str, **context: Any) -> str:
-    """A template of this package, filled in."""
+    """Render a template of this package."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("oodgen.report"),
         autoescape=True,
@@ -81,7 +81,7 @@ def render(template: str, **context: Any) -> str:
 
 
 def _columns(path: Path) -> "dict[str, NDArray[Any]]":
-    """The columns of a CSV of numbers, gaps as nan."""
+    """The columns of a CSV file of numbers; empty fields are nan."""
     import numpy as np
 
     try:
@@ -93,8 +93,8 @@ def _columns(path: Path) -> "dict[str, NDArray[Any]]":
         raise UserError(f"cannot read {path}: {error}; evaluate this run again") from error
 
 
-def images(folder: Path) -> "dict[str, NDArray[Any]]":
-    """The first examples of each set and what a run made of them, (1 + L, n, C, H, W); empty where none were kept.
+def read_reconstructions(folder: Path) -> "dict[str, NDArray[Any]]":
+    """The first examples of each set and their reconstructions, (1 + L, n, C, H, W); empty if none were stored.
 
     Arguments:
         folder: An evaluation's folder.
@@ -119,15 +119,15 @@ def images(folder: Path) -> "dict[str, NDArray[Any]]":
 
 
 def _panels(scores: Sequence[str]) -> list[str]:
-    """The four scores worth a panel, chosen by name: plain likelihood, the ratios, the adaptive one."""
+    """The scores of up to four panels: l>0, the first ratios, the adaptive one, then others."""
     honest = [s for s in scores if not s.startswith("control:")]
     ratios = [s for s in honest if s.startswith("llr>")]
     first = [s for s in ("l>0", *ratios[:2], "llr_ada", "llr_rule") if s in honest]
     return (first + [s for s in honest if s not in first])[:4]
 
 
-def show(figure: "Figure", path: Path, words: str = "") -> Picture:
-    """A figure, written to a file and as the page shows it."""
+def embed_figure(figure: "Figure", path: Path, words: str = "") -> Picture:
+    """Write a figure to a file and embed it."""
     from oodgen.plots import style
 
     return _embed(style.save(figure, path), words)
@@ -152,25 +152,25 @@ def _pictures(eval_dir: Path, facts: Mapping[str, Any], inlier: str) -> dict[str
             score: {name: columns[score] for name, columns in sets.items() if score in columns} for score in names
         }
         shown["scores"] = [
-            show(figures.densities(chosen, inlier), folder / "densities.svg", "densities of four scores"),
-            show(figures.roc(chosen, inlier), folder / "roc.svg", "ROC curves of the same scores"),
+            embed_figure(figures.densities(chosen, inlier), folder / "densities.svg", "densities of four scores"),
+            embed_figure(figures.roc(chosen, inlier), folder / "roc.svg", "ROC curves of the same scores"),
         ]
         if "l>0" in sets[inlier]:
             bounds = {name: -columns["l>0"] for name, columns in sets.items() if "l>0" in columns}
             path, words = folder / "likelihoods.svg", "log-likelihoods of all sets, far ones included"
-            shown["scores"].append(show(figures.likelihoods(bounds, inlier), path, words))
-    grids = images(eval_dir)
+            shown["scores"].append(embed_figure(figures.likelihoods(bounds, inlier), path, words))
+    grids = read_reconstructions(eval_dir)
     for name in dict.fromkeys((inlier, *facts["datasets"])):
         if name in grids:
             title = f"{name} (in)" if name == inlier else name
             path = folder / ("levels_" + re.sub(r"[^\w-]", "_", name) + ".png")
             levels = figures.reconstructions(grids[name][:, :8], title)
-            shown["levels"].append(show(levels, path, f"reconstructions of {name}"))
+            shown["levels"].append(embed_figure(levels, path, f"reconstructions of {name}"))
     train = locations.training(eval_dir, facts)
     if train is not None and (path := train / "metrics.csv").is_file():
         drawn = figures.curves(_columns(path))
         if drawn is not None:
-            shown["training"] = [show(drawn, folder / "curves.svg", "training curves")]
+            shown["training"] = [embed_figure(drawn, folder / "curves.svg", "training curves")]
     ours = {picture.name for pictures in shown.values() for picture in pictures}
     extra = [
         p for p in sorted(folder.glob("*")) if p.suffix in (".svg", ".png") and p.stem not in ours and p.name[0] != "."
@@ -203,7 +203,7 @@ def _about(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _samples(datasets: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The sets that are samples of an official split, by their own name or origin."""
+    """The sets that are samples of an official split, judged by name and origin."""
     named = {name: f"{name} {facts.get('origin', '')}" for name, facts in datasets.items()}
     return [name for name, text in named.items() if re.search(r"(?:\b|_)sample(?:\b|_)", text)]
 
@@ -225,7 +225,7 @@ def write(eval_dir: Path) -> Path:
 
     Arguments:
         eval_dir: A folder runs/eval/<experiment>/<hash> with record.json and results.csv; scores, reconstructions
-            and training metrics are shown where they are. Further pictures in figures/ are shown at the end.
+            and training metrics are shown if they exist, and further images in figures/ at the end.
 
     Raises:
         UserError: a file of the record is missing or damaged.
@@ -253,21 +253,21 @@ def write(eval_dir: Path) -> Path:
         others.insert(0, ("AUROC, equal numbers in and out", tables.pivot(pairs, "auroc", "balanced")))
     outs = list(dict.fromkeys(cell.out for cell in pairs))
     pictures = _pictures(eval_dir, facts, inlier)
-    shown = locations.bare(facts)  # a page may be published, and says nothing of the machine's folders
+    shown = locations.bare(facts)  # pages may be published: no paths of the machine
     html = render(
         "page.html",
         title=facts.get("experiment", eval_dir.parent.name),
         record=shown,
         smoke=config.get("smoke") == "True",
         inlier=inlier,
-        extent=grouping.extent(config, cells),
-        verdict=verdict(cells, grouping.contrast(config)),
+        extent=grouping.describe_test_sets(config, cells),
+        verdict=verdict(cells, grouping.trained_against(config)),
         main=tables.pivot(pairs),
         usage=[(words, table) for metric, words in USAGE.items() if (table := tables.pivot(cells, metric)).lines],
         others=[(words, table) for words, table in others if table.lines],
-        beside=paper_numbers.beside(cells, paper, method),
-        sampling=grouping.sampling(config),
-        elsewhere=paper_numbers.elsewhere(paper, inlier, outs, method),
+        beside=paper_numbers.comparison(cells, paper, method),
+        sampling=grouping.describe_samples(config),
+        elsewhere=paper_numbers.other_methods(paper, inlier, outs, method),
         pictures=pictures,
         facts=_about(shown | {"train_dir": facts.get("train_dir")}),
         samples=_samples(facts["datasets"]),

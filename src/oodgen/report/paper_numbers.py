@@ -1,14 +1,18 @@
-r"""A paper's printed numbers, and ours beside them.
+r"""The numbers printed in papers, and their comparison with ours.
 
-How a cell finds its printed numbers: same inlier set (`in`), same `out`, same method slug, same metric, same score. A
-slug holds the qualifiers that a transcribed cell has: `ns_vae likelihood=gaussian negatives=kmnist`. A paper's `log_p`
-or `bpd` of a variational model is its bound, so it answers to `l>0`; what it prints as bits/dim and is nats/dim, by the
-table's unit, answers to `nats_dim`. A number that is only averaged over a set (`mse`) is our metric `mean` of the score
-of that name. Grey copies of a set have its name. Papers do not tell `llr>1` from `llr>1 iw`, which takes the
-importance-weighted bound, so both find the same numbers. The sample count is not matched, since it is not part of a
-score's name here: every printed count is listed with its number. A number that two tables of a paper print alike is
-listed once. Percentages become fractions by the table's unit. A paper's `ap` is our `auprc`. An `accuracy` is that of
-our score `class`, the class that a classifier finds most probable.
+A cell matches a printed number if inlier set (`in`), `out`, method slug, metric and score are equal, where
+
+* a slug contains the qualifiers of the transcribed cell: `ns_vae likelihood=gaussian negatives=kmnist`;
+* a paper's `log_p` or `bpd` of a variational model is the bound `l>0`; a "bits/dim" whose unit, by the table, is
+  nats/dim is our metric `nats_dim`;
+* an average over a set (`mse`) is our metric `mean` of the score of that name;
+* `_gray` copies of a set have the name of the set;
+* `llr>1` and `llr>1 iw` (with the importance-weighted bound) match the same numbers, since papers do not distinguish
+  them;
+* sample counts are ignored: every printed count is listed with its number;
+* a paper's `ap` is our `auprc`, its `accuracy` that of our score `class`; percentages become fractions.
+
+A number that two tables of a paper share is listed once.
 """
 
 import math
@@ -19,30 +23,41 @@ from typing import Any, NamedTuple
 import yaml
 
 from oodgen.errors import UserError
-from oodgen.report.tables import FRACTIONS, Cell, Entry, Line, Table, decimal, entry, gloss, heading, rank
+from oodgen.report.tables import (
+    FRACTIONS,
+    Cell,
+    Entry,
+    Line,
+    Table,
+    cell_entry,
+    describe_score,
+    format_decimal,
+    heading,
+    score_order,
+)
 
 __all__ = [
-    "Printed",
-    "Printout",
+    "PrintedNumber",
+    "PrintedTable",
     "as_entry",
-    "beside",
-    "elsewhere",
+    "comparison",
     "find_paper",
+    "join_entries",
     "lookup",
+    "other_methods",
     "read_paper",
     "read_tables",
-    "several",
 ]
 
 QUALIFIERS = ("likelihood", "negatives", "simple")
 AVERAGED = ("mse", "psnr", "ssim")
 
 
-class Printed(NamedTuple):
+class PrintedNumber(NamedTuple):
     """One number printed in a paper.
 
-    `quoted` means that its authors copied it: never comparable as their own. `epochs` is how long they trained what
-    they ran, where their text says so: `epochs` of the table or else of the file, one number or one for each method.
+    `quoted`: the authors copied it from another paper. `epochs`: their training budget if the paper states it, from
+    `epochs` of the table or else of the file, one number or one for each method.
     """
 
     paper: str
@@ -62,22 +77,22 @@ class Printed(NamedTuple):
     epochs: str
 
 
-class Printout(NamedTuple):
-    """One table of a paper; `units` are those of its numbers that a reader could mistake, in words.
+class PrintedTable(NamedTuple):
+    """One table of a paper; `units` describes units other than fractions and percentages.
 
-    `either`: it does not say which class is the positive one of its average precision.
+    `either`: the paper does not state which class is the positive one of its average precision.
     """
 
     paper: str
     id: str
     caption: str
     units: tuple[str, ...]
-    items: tuple[Printed, ...]
+    items: tuple[PrintedNumber, ...]
     either: bool = False
 
 
 def find_paper(slug: str) -> Path | None:
-    """The transcribed numbers of a paper: in the working folder, the checkout or the installed package."""
+    """The path of a paper.yaml: in the working folder, the checkout or the installed package; None if missing."""
     package = Path(__file__).resolve().parents[1]
     for root in (Path(), package.parents[1], package):
         path = root / "experiments" / slug / "paper.yaml"
@@ -86,8 +101,8 @@ def find_paper(slug: str) -> Path | None:
     return None
 
 
-def read_paper(path: Path) -> list[Printed]:
-    """The numbers a paper prints, AUROC and its like as fractions.
+def read_paper(path: Path) -> list[PrintedNumber]:
+    """The numbers of all tables of a paper; AUROC and similar metrics as fractions.
 
     Raises:
         UserError: the file is missing or not of the expected form.
@@ -95,8 +110,8 @@ def read_paper(path: Path) -> list[Printed]:
     return [item for table in read_tables(path) for item in table.items]
 
 
-def read_tables(path: Path) -> list[Printout]:
-    """The tables a paper prints, in their order.
+def read_tables(path: Path) -> list[PrintedTable]:
+    """The tables of a paper, in order.
 
     Raises:
         UserError: the file is missing or not of the expected form.
@@ -106,7 +121,7 @@ def read_tables(path: Path) -> list[Printout]:
         paper = yaml.load(path.read_text(encoding="utf-8"), loader)
         found = []
         for table in paper["tables"]:
-            items: list[Printed] = []
+            items: list[PrintedNumber] = []
             units: dict[str, None] = {}
             for cell in table["cells"]:
                 unit = table.get("unit_by_metric", {}).get(cell["metric"], table["unit"])
@@ -116,7 +131,7 @@ def read_tables(path: Path) -> list[Printout]:
                     name = heading(item.score if item.metric == "mean" else item.metric)
                     units[unit if unit.startswith(name) else f"{name}: {unit}"] = None
             about = (paper["slug"], table["id"], table.get("caption", ""), tuple(units), tuple(items))
-            found.append(Printout(*about, table.get("positive") == "unsaid"))
+            found.append(PrintedTable(*about, table.get("positive") == "unsaid"))
         return found
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give the path of a paper.yaml") from error
@@ -125,8 +140,8 @@ def read_tables(path: Path) -> list[Printout]:
         raise UserError(f"{path} is not a paper's table of numbers ({type(error).__name__}: {reason})") from error
 
 
-def _item(paper: str, table: Mapping[str, Any], cell: Mapping[str, Any], unit: str, trained: Any) -> Printed:
-    """A transcribed cell under our names, by the rule at the head of this file."""
+def _item(paper: str, table: Mapping[str, Any], cell: Mapping[str, Any], unit: str, trained: Any) -> PrintedNumber:
+    """A transcribed cell under our names, by the rules in this module's docstring."""
     inlier, out, score, metric = cell["in"], cell["out"], cell["score"] or "", cell["metric"]
     if score in ("log_p", "bpd") or (metric == "bpd" and not score):
         score = "l>0"
@@ -143,23 +158,23 @@ def _item(paper: str, table: Mapping[str, Any], cell: Mapping[str, Any], unit: s
     method = " ".join([cell["method"], *(f"{key}={cell[key]}" for key in QUALIFIERS if cell.get(key) is not None)])
     scale = 100 if unit == "percent" and metric in FRACTIONS else 1
     value, std = float(cell["value"]), math.nan if cell.get("std") is None else float(cell["std"])
-    # as many decimals as were printed, which a table of so many significant digits states for no number
+    # the number of printed decimals; tables in significant digits do not state it
     places = len(str(value).partition(".")[2])
     if isinstance(table["decimals"], int):
         places = max(places, table["decimals"])
-    # beside an ensemble's number stand its members, which are no importance samples
+    # the `samples` of an ensemble are its members, not importance samples
     samples = "" if cell.get("samples") is None or cell.get("ensemble") else str(cell["samples"])
     names = (paper, table["id"], inlier, out, method, score, metric, samples)
     quoted, origin = cell["role"] == "quoted", (str(cell["source"]), places + (2 if scale == 100 else 0))
     trained = trained.get(cell["method"]) if isinstance(trained, dict) else trained
     epochs = "" if quoted or trained is None else f"{int(trained)}"
-    return Printed(*names, value / scale, std / scale, quoted, *origin, cell.get("note") or "", epochs)
+    return PrintedNumber(*names, value / scale, std / scale, quoted, *origin, cell.get("note") or "", epochs)
 
 
-def lookup(printed: Iterable[Printed], cell: Cell, method: str) -> list[Printed]:
-    """The printed numbers that answer to a cell, each once, by the rule at the head of this file."""
+def lookup(printed: Iterable[PrintedNumber], cell: Cell, method: str) -> list[PrintedNumber]:
+    """The printed numbers that match a cell, each once, by the rules in this module's docstring."""
     wanted = (cell.inlier, cell.out, method, cell.score.removesuffix(" iw"), cell.metric)
-    found: dict[tuple[str, str, float, bool], Printed] = {}
+    found: dict[tuple[str, str, float, bool], PrintedNumber] = {}
     for item in printed:
         if (item.inlier, item.out, item.method, item.score, item.metric) == wanted:
             key = (item.paper, item.samples, item.value, item.quoted)
@@ -168,25 +183,25 @@ def lookup(printed: Iterable[Printed], cell: Cell, method: str) -> list[Printed]
     return sorted(found.values(), key=lambda item: (item.paper, int(item.samples) if item.samples.isdigit() else 0))
 
 
-def as_entry(item: Printed) -> Entry:
-    """A printed number as tables show it, with its sample count; where it stands is on hover."""
-    text = decimal(item.value, item.decimals)
+def as_entry(item: PrintedNumber) -> Entry:
+    """The table entry of a printed number, with its sample count; its source as hover text."""
+    text = format_decimal(item.value, item.decimals)
     if not math.isnan(item.std):
-        text += f" ± {decimal(item.std, item.decimals)}"
+        text += f" ± {format_decimal(item.std, item.decimals)}"
     if item.samples:
         text += f" (S={item.samples})"
     where = f"{item.paper}, {item.table}"
     return Entry(f"{text} quoted" if item.quoted else text, "", f"{where}; {item.source}" if item.quoted else where)
 
 
-def several(items: Iterable[Entry]) -> Entry:
-    """Entries that share a place, one after the other."""
+def join_entries(items: Iterable[Entry]) -> Entry:
+    """Join entries of one field."""
     items = list(items)
     return Entry("; ".join(e.text for e in items), "", " · ".join(e.hint for e in items if e.hint))
 
 
-def beside(cells: Sequence[Cell], printed: Sequence[Printed], method: str) -> Table:
-    """Our numbers beside the printed ones: a line per out set and score, equal numbers in and out where measured."""
+def comparison(cells: Sequence[Cell], printed: Sequence[PrintedNumber], method: str) -> Table:
+    """Table of our and printed numbers: a line per out set and score, of the balanced protocol where measured."""
     ours: dict[tuple[str, str], dict[str, Cell]] = {}
     for protocol in ("full", "balanced"):
         for cell in cells:
@@ -200,28 +215,28 @@ def beside(cells: Sequence[Cell], printed: Sequence[Printed], method: str) -> Ta
     metrics = [metric for metric in order if any(metric in row for row in matched.values())]
     outs = list(dict.fromkeys(out for out, _ in matched))
     lines = []
-    for out, score in sorted(matched, key=lambda pair: (outs.index(pair[0]), rank(pair[1]))):
+    for out, score in sorted(matched, key=lambda pair: (outs.index(pair[0]), score_order(pair[1]))):
         row = matched[out, score]
-        entries = [Entry(out), Entry(score, gloss(score))]
+        entries = [Entry(out), Entry(score, describe_score(score))]
         for metric in metrics:
             if metric in row:
                 cell, items = row[metric]
-                entries += [entry(cell), several(map(as_entry, items))]
+                entries += [cell_entry(cell), join_entries(map(as_entry, items))]
             else:
                 entries += [Entry(""), Entry("")]
         if row:
             lines.append(Line("score", tuple(entries)))
-    head = [f"{heading(metric)} {whose}" for metric in metrics for whose in ("ours", "paper")]
+    head = [f"{heading(metric)} {source}" for metric in metrics for source in ("ours", "paper")]
     return Table(("out", "score", *head), tuple(lines), labels=2)
 
 
-def elsewhere(printed: Sequence[Printed], inlier: str, outs: Sequence[str], method: str) -> Table:
-    """What the papers print for the same pairs and other methods; quoted numbers say from where.
+def other_methods(printed: Sequence[PrintedNumber], inlier: str, outs: Sequence[str], method: str) -> Table:
+    """Table of printed numbers of other methods for the same pairs of sets; quoted numbers with their source.
 
-    What several tables print alike stands in one line, which names them all.
+    Equal numbers of several tables share a line.
     """
     metrics = ("auroc", "auprc", "fpr80")
-    found: dict[tuple[str, str, str, str], dict[str, dict[str, Printed]]] = {}
+    found: dict[tuple[str, str, str, str], dict[str, dict[str, PrintedNumber]]] = {}
     for item in printed:
         if item.inlier == inlier and item.out in outs and item.method != method and item.metric in metrics:
             origin = item.source if item.quoted else item.paper
@@ -231,16 +246,16 @@ def elsewhere(printed: Sequence[Printed], inlier: str, outs: Sequence[str], meth
     for (out, name, samples, origin), rows in sorted(found.items(), key=lambda pair: outs.index(pair[0][0])):
         label = Entry(f"{name} (S={samples})" if samples else name)
         for where, row in _alike(rows):
-            values = [Entry(decimal(row[m].value, row[m].decimals)) if m in row else Entry("") for m in metrics]
+            values = [Entry(format_decimal(row[m].value, row[m].decimals)) if m in row else Entry("") for m in metrics]
             quoted = any(item.quoted for item in row.values())
             source = Entry(origin if quoted else ", ".join((origin, *where)))
             lines.append(Line("score", (Entry(out), label, source, *values)))
     return Table(("out", "method: score", "source", *map(heading, metrics)), tuple(lines), labels=3)
 
 
-def _alike(rows: Mapping[str, Mapping[str, Printed]]) -> list[tuple[list[str], dict[str, Printed]]]:
-    """Tables with their rows, those joined that print no number differently."""
-    joined: list[tuple[list[str], dict[str, Printed]]] = []
+def _alike(rows: Mapping[str, Mapping[str, PrintedNumber]]) -> list[tuple[list[str], dict[str, PrintedNumber]]]:
+    """Pairs of tables and their row, tables without contradicting numbers joined."""
+    joined: list[tuple[list[str], dict[str, PrintedNumber]]] = []
     for table, row in rows.items():
         for places, known in joined:
             if all(known[metric].value == row[metric].value for metric in known.keys() & row.keys()):

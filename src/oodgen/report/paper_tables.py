@@ -1,10 +1,9 @@
-r"""A paper's tables whole: a line for every inlier, out set, method and score it prints, and what our runs answer.
+r"""The complete tables of papers with our numbers: a line for every inlier, out set, method and score printed.
 
-A run answers to a printed number by the rule of `report.paper_numbers`, if it was made after that paper or after none.
-Of our numbers those over equal numbers in and out stand there, where measured. An average precision whose positives are
-as many as its negatives is at least $1 - \ln 2$, whatever the ranking; in a table that prints less, ours with the
-inliers positive, over whole sets, stands beside it too. So it does, over equal numbers, in a table that does not say
-which class is positive.
+Runs match printed numbers by the rules of `report.paper_numbers`, if their config names that paper or none. Our numbers
+are those of the balanced protocol where measured. An average precision with as many positives as negatives is at least
+$1 - \ln 2$ for any ranking; in a table with smaller values ours with the inliers as positives, over whole sets, is
+added, and over balanced sets in a table that does not state which class is positive.
 """
 
 import math
@@ -13,29 +12,29 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from oodgen.report.grouping import Experiment, Run, sampling, warnings
-from oodgen.report.overrides import asked
-from oodgen.report.paper_numbers import Printed, Printout, as_entry, several
-from oodgen.report.tables import Cell, Entry, Line, Table, aggregate, entry, gloss, heading, natural
+from oodgen.report.grouping import Experiment, Run, describe_samples, warnings
+from oodgen.report.overrides import requested_overrides
+from oodgen.report.paper_numbers import PrintedNumber, PrintedTable, as_entry, join_entries
+from oodgen.report.tables import Cell, Entry, Line, Table, aggregate, cell_entry, describe_score, heading, natural_order
 
-__all__ = ["Answer", "Sheet", "answers", "sheet"]
+__all__ = ["Comparison", "OurResult", "comparison", "our_results"]
 
 FLOOR = 1 - math.log(2)
 
 
-class Answer(NamedTuple):
-    """What one experiment says in one setting.
+class OurResult(NamedTuple):
+    """The results of one experiment in one setting.
 
     Arguments:
-        label: What its commands asked for; where they are not known, what sets it apart from others of the experiment.
-        paper: The paper it was made after; "" for none.
-        cells: Means over the seeds that finished.
-        seeds: How many finished.
-        diverged: How many did not, because they diverged.
-        epochs: The training budget, in words.
-        images: What was made of the images before training, in words; "" for nothing.
-        sampling: How many samples its bounds took, in words.
-        warnings: Of its records.
+        label: The overrides of its commands or, if unknown, what distinguishes it from others of the experiment.
+        paper: The paper that it reproduces; "" for none.
+        cells: Means over the finished seeds.
+        seeds: Number of finished seeds.
+        diverged: Number of diverged seeds.
+        epochs: The training budget, as text.
+        images: The preprocessing of images, as text; "" for none.
+        sampling: The number of samples of its bounds, as text.
+        warnings: Warnings of its records.
     """
 
     name: str
@@ -52,8 +51,8 @@ class Answer(NamedTuple):
     warnings: Sequence[str] = ()
 
 
-class Sheet(NamedTuple):
-    """A printed table beside ours: its name, its caption, what to know before reading it, and after."""
+class Comparison(NamedTuple):
+    """A printed table with our numbers: name, caption, text before the table, the table, and notes after it."""
 
     name: str
     caption: str
@@ -63,7 +62,7 @@ class Sheet(NamedTuple):
 
 
 class _Key(NamedTuple):
-    """What a printed number is of; the score is "" where means over a set stand side by side."""
+    """Identifies a line; `score` is "" for means over a set, which share a line."""
 
     quoted: bool
     method: str
@@ -72,19 +71,22 @@ class _Key(NamedTuple):
     score: str
 
 
-def answers(found: Sequence[Experiment]) -> list[Answer]:
-    """What the runs can answer; random images answer to nothing.
+def our_results(found: Sequence[Experiment]) -> list[OurResult]:
+    """The results of all experiments and settings, except smoke runs.
 
     Arguments:
-        found: Experiments, with diverged runs as members without rows.
+        found: Experiments, including diverged runs, which have no rows.
     """
-    made: list[tuple[Answer, str]] = []
+    made: list[tuple[OurResult, str]] = []
     for group in found:
         for setting, runs in group.runs.items():
             if any(run.config.get("smoke") == "True" for run in runs):
                 continue
             first, finished = runs[0], [run for run in runs if run.rows]
-            known, apart = asked(run.record for run in finished), f"{group.key}={setting}" if group.key else group.label
+            known, apart = (
+                requested_overrides(run.record for run in finished),
+                f"{group.key}={setting}" if group.key else group.label,
+            )
             label = apart if known is None else ", ".join(known)
             limit = first.config.get("data.limit", "None")
             if limit != "None" and "data.limit" not in label:
@@ -92,11 +94,11 @@ def answers(found: Sequence[Experiment]) -> list[Answer]:
             facts = (first.record.get("paper") or "", first.record["method"] or "", first.inlier)
             cells = aggregate(row for run in finished for row in run.rows)
             counts = (len(finished), len(runs) - len(finished))
-            words = (_epochs(finished), _images(first.config), sampling(first.config))
+            words = (_epochs(finished), _images(first.config), describe_samples(first.config))
             who = (first.record["experiment"], label, *facts)
-            made.append((Answer(*who, cells, *counts, *words, warnings(finished)), apart))
+            made.append((OurResult(*who, cells, *counts, *words, warnings(finished)), apart))
     often = Counter(_line(answer) for answer, _ in made)
-    # what no command asked for may differ all the same, as in runs of two versions of an experiment
+    # lines that are equal so far differ in other options, e.g. of two versions of an experiment
     return [
         answer._replace(label=", ".join(filter(None, (answer.label, apart))))
         if often[_line(answer)] > 1 and apart not in answer.label
@@ -105,8 +107,8 @@ def answers(found: Sequence[Experiment]) -> list[Answer]:
     ]
 
 
-def _line(answer: Answer) -> tuple[str, ...]:
-    """What a line says of a setting; two that say the same could not be told apart."""
+def _line(answer: OurResult) -> tuple[str, ...]:
+    """The text by which a line identifies a setting."""
     return answer.name, answer.method, answer.inlier, answer.label, answer.epochs
 
 
@@ -121,9 +123,9 @@ def _epochs(runs: Sequence[Run]) -> str:
     return "–".join(f"{epochs:.4g}" for epochs in dict.fromkeys((min(spent), max(spent)))) if spent else ""
 
 
-def sheet(printout: Printout, given: Sequence[Answer]) -> Sheet | None:
-    """A printed table beside ours; None where no run of ours answers to a number of it."""
-    asked: dict[_Key, dict[str, list[Printed]]] = {}
+def comparison(printout: PrintedTable, given: Sequence[OurResult]) -> Comparison | None:
+    """A printed table with our numbers; None if no run matches any of its numbers."""
+    asked: dict[_Key, dict[str, list[PrintedNumber]]] = {}
     for item in printout.items:
         averaged = item.metric == "mean"
         key = _Key(item.quoted, item.method, item.inlier, item.out, "" if averaged else item.score)
@@ -134,14 +136,14 @@ def sheet(printout: Printout, given: Sequence[Answer]) -> Sheet | None:
     if low or printout.either:
         ours["auprc"].append("auprc_in")
     lines: list[Line] = []
-    used: dict[str, Answer] = {}
+    used: dict[str, OurResult] = {}
     for key, row in sorted(asked.items(), key=lambda pair: pair[0].quoted):
         found = [
             a for a in given if a.paper in (printout.paper, "") and (a.method, a.inlier) == (key.method, key.inlier)
         ]
-        found = [] if key.quoted else sorted(found, key=lambda a: (a.name, natural(a.label)))
+        found = [] if key.quoted else sorted(found, key=lambda a: (a.name, natural_order(a.label)))
         several_names = len({answer.name for answer in found}) > 1
-        nobody: list[Answer | None] = [None]
+        nobody: list[OurResult | None] = [None]
         for answer in found or nobody:
             setting = "" if answer is None else answer.label
             if answer is not None and several_names:
@@ -150,7 +152,7 @@ def sheet(printout: Printout, given: Sequence[Answer]) -> Sheet | None:
                 used[", ".join(filter(None, (_short(key.method), f"trained on {key.inlier}", setting)))] = answer
             for score in _variants(key.score, answer):
                 words = (Entry(_short(key.method), hint=key.method), *map(Entry, (key.inlier, key.out)))
-                words = (*words, Entry(score, gloss(score)), Entry(setting))
+                words = (*words, Entry(score, describe_score(score)), Entry(setting))
                 numbers = _numbers(row, ours, answer, key._replace(score=score), whole=low)
                 lines.append(Line("quoted" if key.quoted else "score", (*words, *numbers)))
     if not used:
@@ -162,7 +164,7 @@ def sheet(printout: Printout, given: Sequence[Answer]) -> Sheet | None:
     images = {answer.images for answer in used.values()}
     of = ", ".join(filter(None, (inliers[0], *(images if len(images) == 1 else ()))))
     before = f"Trained on {of}." if len(inliers) == 1 else ""
-    # columns of words that say the same, or nothing, in every line
+    # drop text columns that are empty or constant
     idle = [i for i in (3, 4) if not any(line.entries[i].text for line in lines)] + ([1] if before else [])
     keep = [i for i in range(len(head) + 2) if i not in idle]
     table = Table(
@@ -173,30 +175,34 @@ def sheet(printout: Printout, given: Sequence[Answer]) -> Sheet | None:
     warned = [f"{who}: {sentence}" for who, answer in used.items() for sentence in answer.warnings]
     ran = f"Ours: {', '.join(dict.fromkeys(answer.name for answer in used.values()))}."
     after = [*warned, ran, *_sampled(printout, list(used.values())), *_after(printout, low)]
-    return Sheet(f"{printout.paper}, {printout.id}", printout.caption, before, table, after)
+    return Comparison(f"{printout.paper}, {printout.id}", printout.caption, before, table, after)
 
 
-def _sampled(printout: Printout, used: Sequence[Answer]) -> list[str]:
-    """Whose sample counts stand in a table, and how many samples ours took."""
+def _sampled(printout: PrintedTable, used: Sequence[OurResult]) -> list[str]:
+    """A note on the sample counts in a table and those of our runs."""
     if not any(item.samples and not item.quoted for item in printout.items):
         return []
     ours = " or ".join(dict.fromkeys(answer.sampling for answer in used if answer.sampling))
     return [f"S: the paper's importance samples{f'; ours took {ours}' if ours else ''}."]
 
 
-def _variants(score: str, answer: Answer | None) -> list[str]:
-    """A score and, where measured, its form with the importance-weighted bound, which papers do not tell apart."""
+def _variants(score: str, answer: OurResult | None) -> list[str]:
+    """A score and, if measured, its variant with the importance-weighted bound, which papers do not distinguish."""
     weighted = f"{score} iw"
     measured = answer is not None and any(cell.score == weighted for cell in answer.cells)
     return [score, weighted] if measured else [score]
 
 
 def _numbers(
-    row: Mapping[str, list[Printed]], ours: Mapping[str, list[str]], answer: Answer | None, key: _Key, whole: bool
+    row: Mapping[str, list[PrintedNumber]],
+    ours: Mapping[str, list[str]],
+    answer: OurResult | None,
+    key: _Key,
+    whole: bool,
 ) -> list[Entry]:
-    """The numbers of a line: for each metric the printed ones and ours, then our seeds and their epochs.
+    """The entries of a line: for each metric the printed numbers and ours, then our seeds and epochs.
 
-    `whole`: the precision with the inliers positive is that over whole sets.
+    `whole`: take AUPRC_IN over whole sets.
     """
     found: dict[tuple[str, str], Cell] = {}
     for protocol in ("full", "balanced"):
@@ -210,11 +216,11 @@ def _numbers(
         absent = "not measured" if answer.seeds else "diverged"
     entries = []
     for metric, names in ours.items():
-        shown = several(map(as_entry, row.get(metric, ())))
+        shown = join_entries(map(as_entry, row.get(metric, ())))
         entries.append(shown._replace(text=shown.text.replace(" quoted", "")))
         for name in names:
             mine = found.get((name, key.score) if key.score else ("mean", name))
-            there = Entry(absent) if mine is None else entry(mine)._replace(small="")
+            there = Entry(absent) if mine is None else cell_entry(mine)._replace(small="")
             asked = metric in row and (name == metric or not key.quoted)
             entries.append(there if asked else Entry(""))
     if answer is None:
@@ -226,8 +232,8 @@ def _numbers(
     return [*entries, Entry(seeds), Entry(epochs)]
 
 
-def _after(printout: Printout, low: bool) -> list[str]:
-    """What to know of a table's numbers: units, remarks of whoever transcribed them, and where quoted ones are from."""
+def _after(printout: PrintedTable, low: bool) -> list[str]:
+    """Notes on a table: units, remarks of the transcription, and sources of quoted numbers."""
     found = list(printout.units)
     if low:
         found.append(
@@ -247,5 +253,5 @@ def _after(printout: Printout, low: bool) -> list[str]:
 
 
 def _short(method: str) -> str:
-    """A method's slug with the values of its qualifiers alone: `ns_vae gaussian kmnist`."""
+    """A method's slug without the keys of its qualifiers: `ns_vae gaussian kmnist`."""
     return re.sub(r" \w+=", " ", method)

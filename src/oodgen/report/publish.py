@@ -1,4 +1,4 @@
-"""What of finished runs is worth keeping in a repository: all that a report needs, and nothing of the machine."""
+"""Copies of the files of finished runs that a report needs, without paths of the machine, to be published."""
 
 import json
 from collections.abc import Iterable
@@ -18,13 +18,13 @@ KEPT = ("config.yaml", "record.json", "results.csv", "state.json")
 def keep(folders: Iterable[Path], out: Path) -> int:
     """Copy the small files of evaluations to `out`/<experiment>/<digest>/, absolute paths cut to their last name.
 
-    A folder of such copies is reported like the runs themselves, also beside later runs of other seeds.
+    `python -m oodgen.report` reads a folder of such copies like the runs, also together with later runs.
 
     Returns:
-        How many runs were kept.
+        The number of runs copied.
 
     Raises:
-        UserError: `out` is where the runs lie.
+        UserError: `out` is the folder of the runs.
     """
     count = 0
     for folder in folders:

@@ -1,11 +1,11 @@
-r"""Tables written down: Markdown, LaTeX, CSV or terminal text."""
+r"""Tables as Markdown, LaTeX, CSV or terminal text."""
 
 import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
 
-from oodgen.report.paper_numbers import Printed, as_entry, lookup
+from oodgen.report.paper_numbers import PrintedNumber, as_entry, lookup
 from oodgen.report.tables import Cell, Table, aggregate, pivot
 from oodgen.runs.results import Row
 
@@ -13,7 +13,7 @@ __all__ = ["as_csv", "latex", "markdown", "terminal"]
 
 
 def markdown(table: Table) -> str:
-    """A GitHub table, aligned as text too; the best of a column is bold, all but scores are set in italics."""
+    """A GitHub table with aligned columns; the best of a column is bold, lines other than scores are in italics."""
     grid = [list(table.head)]
     for line in table.lines:
         texts = [e.text.replace("|", r"\|") for e in line.entries]
@@ -50,13 +50,13 @@ def latex(table: Table) -> str:
 
 def as_csv(
     records: Sequence[tuple[str, Row]] | Sequence[tuple[str, Cell]],
-    printed: Sequence[Printed],
+    printed: Sequence[PrintedNumber],
     methods: Mapping[str, str],
 ) -> str:
-    """Rows or cells as CSV, with last columns of their setting and of the printed numbers.
+    """Rows or cells as CSV, with additional columns for the setting and the printed numbers.
 
     Arguments:
-        records: Rows or cells with the value of the key that their experiment sweeps; "" where it sweeps none.
+        records: Pairs of the value of the option that the experiment sweeps ("" if none) and a row or cell.
         printed: The papers' numbers.
         methods: Experiment -> method.
     """
@@ -73,7 +73,7 @@ def as_csv(
 
 
 def terminal(rows: Sequence[Row], width: int = 100) -> str:
-    """AUROC of scores x out sets as plain text, controls below a rule; wide tables continue in blocks."""
+    """AUROC of scores x out sets as plain text, controls below a rule; wide tables are split into blocks."""
     cells = aggregate(rows)
     table = pivot([cell for cell in cells if cell.out != cell.inlier], "auroc")
     head = [["score"], *([f"{part} " for part in re.findall(r"[^_]+_?", name)] for name in table.head[1:])]

@@ -1,4 +1,4 @@
-"""What came out, in sentences that follow from the numbers."""
+"""Automatic summary of an experiment's results, in sentences."""
 
 import math
 import statistics
@@ -8,22 +8,22 @@ from typing import NamedTuple
 from oodgen.report import tables
 from oodgen.report.tables import Cell
 
-__all__ = ["FIXED", "Judged", "judged", "statistic", "verdict"]
+__all__ = ["PREDEFINED", "MainScore", "main_score", "statistic", "verdict"]
 
-APART = 0.05  # a deviation over seeds that a sentence about their mean must not hide
-# The score that an experiment is judged by, fixed beforehand: the first that was measured.
-FIXED = ("llr_ada", "llr_rule", "waic", "likelihood_ratio", "l>0")
+APART = 0.05  # standard deviation over seeds above which a sentence mentions it
+# The main score of an experiment is the first of these that was measured, so that it is not chosen on OOD data.
+PREDEFINED = ("llr_ada", "llr_rule", "waic", "likelihood_ratio", "l>0")
 
 
-class Judged(NamedTuple):
-    """The one score that an experiment is judged by.
+class MainScore(NamedTuple):
+    """The main score of an experiment, with all AUROCs.
 
     Arguments:
         score: Its name.
-        fixed: Whether it was fixed beforehand or is the only one; if not, it is the best, known only afterwards.
-        cells: Out set -> its AUROC.
-        honest: Score -> out set -> AUROC, of all scores.
-        controls: Out set -> the separation of the best control.
+        fixed: Whether it is in PREDEFINED or the only score; otherwise it is the best one (an oracle).
+        cells: Out set -> AUROC of the main score.
+        honest: Score -> out set -> AUROC, of all scores except controls.
+        controls: Out set -> separation of the best control.
     """
 
     score: str
@@ -33,8 +33,8 @@ class Judged(NamedTuple):
     controls: dict[str, Cell]
 
 
-def judged(cells: Sequence[Cell]) -> Judged | None:
-    """The score that is named first; None where no AUROC was measured.
+def main_score(cells: Sequence[Cell]) -> MainScore | None:
+    """The main score; None if no AUROC was measured.
 
     Arguments:
         cells: Means over seeds.
@@ -49,22 +49,21 @@ def judged(cells: Sequence[Cell]) -> Judged | None:
             controls[cell.out] = cell
     if not honest:
         return None
-    fixed = next((score for score in FIXED if score in honest), "")
+    fixed = next((score for score in PREDEFINED if score in honest), "")
     name = fixed or max(honest, key=lambda score: _mean(honest[score].values()))
-    return Judged(name, bool(fixed) or len(honest) == 1, honest[name], honest, controls)
+    return MainScore(name, bool(fixed) or len(honest) == 1, honest[name], honest, controls)
 
 
 def verdict(cells: Sequence[Cell], against: Sequence[str] = ()) -> list[str]:
-    """What came out, in sentences: does plain likelihood fail, does the ratio, does a trivial statistic suffice.
+    """Sentences on the main score, plain likelihood, disagreement of seeds, and controls that separate the sets.
 
-    The score named first is fixed beforehand, so that naming it is not a choice made on OOD data: the first of `FIXED`
-    that was measured. The last of these, l>0, is the score that a model trained against something is judged by.
+    The main score is that of `main_score`; for a model trained against other sets it is in effect l>0.
 
     Arguments:
         cells: Means over seeds.
-        against: What the model was trained against, as `groups.contrast` tells.
+        against: Sets that the model was trained against, see `grouping.trained_against`.
     """
-    chosen = judged(cells)
+    chosen = main_score(cells)
     if chosen is None:
         return ["No AUROC was measured."]
     name, fixed, ours, honest, controls = chosen
@@ -97,12 +96,12 @@ def verdict(cells: Sequence[Cell], against: Sequence[str] = ()) -> list[str]:
 
 
 def statistic(control: Cell) -> str:
-    """What a control looks at, in words."""
-    return tables.gloss(control.score) or control.score.removeprefix("control:")
+    """A description of the statistic of a control."""
+    return tables.describe_score(control.score) or control.score.removeprefix("control:")
 
 
 def _own(ours: Mapping[str, Cell], inlier: str, against: Sequence[str]) -> str:
-    """Of a model that was trained against something: its likelihood is no plain one."""
+    """The first sentence for a model that was trained against other sets."""
     unknown = {out: cell for out, cell in ours.items() if out not in against}
     first = next(iter(unknown or ours))
     rest = f"; over all unknown sets {_span(unknown.values())}" if len(unknown) > 1 else ""
@@ -116,7 +115,7 @@ def _headline(plain: Mapping[str, Cell], name: str, ours: Mapping[str, Cell], in
     if not plain:
         lowest = min(ours.values(), key=lambda cell: cell.value)
         return f"{name} separates {inlier} from the out sets with AUROC {_span(ours.values())}; lowest on {lowest.out}."
-    # the experiment's first out set is the one it is about; a worse failure elsewhere stands in the table
+    # the first out set is the main one of an experiment
     first = next(iter(plain.values()))
     failing = first if first.value < 0.4 else min(plain.values(), key=lambda cell: cell.value)
     out, value, reached = failing.out, failing.value, None if name == "l>0" else ours.get(failing.out)
@@ -138,8 +137,8 @@ def _mean(cells: Iterable[Cell]) -> float:
 
 
 def _number(cell: Cell) -> str:
-    """An AUROC as tables print it: mean ± sd over several seeds."""
-    return tables.entry(cell).text
+    """An AUROC as in tables: mean ± sd over several seeds."""
+    return tables.cell_entry(cell).text
 
 
 def _span(cells: Iterable[Cell]) -> str:

@@ -1,5 +1,5 @@
-r"""Result rows as tables: a row is one number of one run, a cell one number of one experiment (a row, or the mean over
-seeds), a table is cells laid out for reading. `oodgen.report.render` and `templates/tables.html` write tables down.
+r"""Tables of results. A row is one number of one run, a cell one number of one experiment (the mean over seeds), a
+table an arrangement of cells. `oodgen.report.render` and `templates/tables.html` format tables.
 """
 
 import math
@@ -17,24 +17,24 @@ __all__ = [
     "Line",
     "Table",
     "aggregate",
-    "decimal",
-    "entry",
-    "gloss",
+    "cell_entry",
+    "describe_score",
+    "format_decimal",
+    "format_value",
     "heading",
     "main_protocol",
-    "natural",
-    "number",
+    "natural_order",
     "pivot",
-    "rank",
+    "score_order",
 ]
 
 FRACTIONS = ("auroc", "auprc", "auprc_in", "ap", "fpr80", "fpr95", "accuracy", "separation")
 LOWER_IS_BETTER = ("fpr80", "fpr95", "bpd", "nats_dim")
-PLACES = {"nats": 1, "psnr": 2, "mse": 4, "active": 0, "information": 2, "kl": 2}  # three for all else
+PLACES = {"nats": 1, "psnr": 2, "mse": 4, "active": 0, "information": 2, "kl": 2}  # decimals; three for other metrics
 
 
 class Cell(NamedTuple):
-    """One number of one experiment. `sd` is nan for one seed; `low` and `high` (bootstrap) are nan for several."""
+    """One number of one experiment; `sd` is nan for one seed, `low` and `high` (bootstrap) are nan for several."""
 
     experiment: str
     inlier: str
@@ -52,7 +52,7 @@ class Cell(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One place of a table: what stands there, in small print below, and on hover."""
+    """One field of a table: text, small print below it, hover text, and whether it is the best of its column."""
 
     text: str
     small: str = ""
@@ -62,14 +62,14 @@ class Entry(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of a table; kind is score, oracle, control or quoted, and a rule is drawn where it changes."""
+    """A line of a table; kind is score, oracle, control or quoted, with a rule between kinds."""
 
     kind: str
     entries: tuple[Entry, ...]
 
 
 class Table(NamedTuple):
-    """A laid-out table; the first `labels` columns are words, the others numbers."""
+    """A table; the first `labels` columns are text, the others numbers."""
 
     head: tuple[str, ...]
     lines: tuple[Line, ...]
@@ -77,12 +77,12 @@ class Table(NamedTuple):
 
 
 def aggregate(rows: Iterable[Row]) -> list[Cell]:
-    r"""Mean and standard deviation (n - 1) over seeds; a single seed keeps its bootstrap interval instead.
+    r"""Mean and standard deviation (n - 1) over seeds, or the value and bootstrap interval of a single seed.
 
-    Beside an infinite value there is no deviation.
+    With an infinite value the deviation is nan.
 
     Raises:
-        ValueError: a seed occurs twice in one cell, so that two different things would be averaged.
+        ValueError: a seed occurs twice in one cell.
     """
     groups: dict[tuple[str, str, str, str, str, str], list[Row]] = {}
     for row in rows:
@@ -103,14 +103,14 @@ def aggregate(rows: Iterable[Row]) -> list[Cell]:
 
 
 def main_protocol(cells: Sequence[Cell]) -> str:
-    """Whole test sets where there are any, else the papers' equal numbers."""
+    """The protocol "full" (whole test sets) if any cell has it, else "balanced" (equal numbers in and out)."""
     return "full" if any(cell.protocol == "full" for cell in cells) else "balanced"
 
 
 _ORDER = ("l>", "llr>", "llr_ada", "llr_rule", "", "kl_", "complexity")
 
 
-# A word after a score's name says in what it differs from that score.
+# Descriptions of variants, the words after a score's name.
 _VARIANTS = {
     "iw": "with the importance-weighted l>0",
     "gap": "without the KL",
@@ -119,8 +119,8 @@ _VARIANTS = {
 }
 
 
-def rank(score: str) -> tuple[int, int, str]:
-    """Sorts scores as a reader expects them: bounds, ratios, the adaptive one, others; levels count as numbers."""
+def score_order(score: str) -> tuple[int, int, str]:
+    """Sort key of scores: bounds, ratios, the adaptive ratio, others, with levels in numerical order."""
     name = score.split(" ")[0]
     stem, level = re.fullmatch(r"(.*?)(\d*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
     family = stem if stem in ("l>", "llr>", "kl_") else "complexity" if name.startswith("complexity") else name
@@ -128,11 +128,11 @@ def rank(score: str) -> tuple[int, int, str]:
     return _ORDER.index(family if family in _ORDER else ""), int(level or 0), score
 
 
-def gloss(score: str) -> str:
-    """What a score is, in a few words; empty for a score not known here."""
+def describe_score(score: str) -> str:
+    """A short description of a score; empty for an unknown one."""
     name, _, variant = score.partition(" ")
     if variant:
-        return f"{gloss(name)}, {_VARIANTS[variant]}" if gloss(name) and variant in _VARIANTS else ""
+        return f"{describe_score(name)}, {_VARIANTS[variant]}" if describe_score(name) and variant in _VARIANTS else ""
     stem, level = re.fullmatch(r"(.*?)(\d*)", score, re.DOTALL).groups()  # type: ignore[union-attr]
     families = {
         "l>": "plain likelihood" if level == "0" else f"bound of the levels above {level}",
@@ -170,53 +170,53 @@ def gloss(score: str) -> str:
     return words.get(score, families.get(stem, "") if level else "")
 
 
-def natural(setting: str) -> tuple[bool, str, float, str]:
-    """Sorts values of an option as a reader expects them: epoch2 before epoch10, words after numbers.
+def natural_order(setting: str) -> tuple[bool, str, float, str]:
+    """Sort key of an option's values: epoch2 before epoch10, text after numbers.
 
-    The third part is the number at the end of the value, infinite where there is none.
+    The third part is the number at the end of the value, infinite if there is none.
     """
     found = re.fullmatch(r"(.*?)([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", setting, re.IGNORECASE)
     if not found:
         return True, "", math.inf, setting
-    # in run-2 the sign is a hyphen
+    # after text, as in run-2, the sign is a hyphen
     return False, found[1], float(found[2].lstrip("+-") if found[1] else found[2]), setting
 
 
-def decimal(value: float, places: int) -> str:
-    """A number with so many decimals; in powers of ten where that would take more than seven digits."""
+def format_decimal(value: float, places: int) -> str:
+    """A number with `places` decimals, or in scientific notation where that needs more than seven digits."""
     return f"{value:.3g}" if math.isfinite(value) and abs(value) >= 10 ** (7 - places) else f"{value:.{places}f}"
 
 
-def number(metric: str, value: float) -> str:
-    """A value of a metric, or of what was averaged, as tables print it."""
-    return "–" if math.isnan(value) else decimal(value, PLACES.get(metric, 3))
+def format_value(metric: str, value: float) -> str:
+    """A value of a metric as printed in tables."""
+    return "–" if math.isnan(value) else format_decimal(value, PLACES.get(metric, 3))
 
 
 def heading(metric: str) -> str:
-    """A metric's name at the head of a column."""
+    """The column heading of a metric."""
     return metric.upper() if metric in FRACTIONS else {"nats_dim": "nats/dim"}.get(metric, metric)
 
 
-def entry(cell: Cell) -> Entry:
-    """A cell as tables show it: the mean and its deviation, or the value with its interval in small print."""
+def cell_entry(cell: Cell) -> Entry:
+    """The table entry of a cell: the mean and its deviation, or the value with its interval in small print."""
     kind = cell.score if cell.metric == "mean" else cell.metric
-    text = number(kind, cell.value)
+    text = format_value(kind, cell.value)
     counts = f"{cell.protocol} sets, n = {cell.n_in:,} in, {cell.n_out:,} out" if cell.n_out else cell.protocol
     if len(cell.seeds) > 1:
-        text += "" if math.isnan(cell.sd) else f" ± {number(kind, cell.sd)}"
+        text += "" if math.isnan(cell.sd) else f" ± {format_value(kind, cell.sd)}"
         hint = f"mean ± sd over {len(cell.seeds)} seeds"
         return Entry(text, "", f"{hint}; {counts}", value=cell.value)
     if math.isnan(cell.low) or math.isnan(cell.high):
         return Entry(text, "", counts, value=cell.value)
-    interval = f"{number(kind, cell.low)}–{number(kind, cell.high)}"
+    interval = f"{format_value(kind, cell.low)}–{format_value(kind, cell.high)}"
     return Entry(text, interval, f"95 % bootstrap interval {interval}; {counts}", value=cell.value)
 
 
 def pivot(cells: Sequence[Cell], metric: str = "auroc", protocol: str | None = None) -> Table:
-    """Scores x out sets of one metric: scores first, then what was chosen with OOD data (oracle), then controls.
+    """Table of scores x out sets for one metric: scores, then oracles (chosen with OOD data), then controls.
 
-    The best honest score of each column is marked. Controls have no direction of their own: beside AUROC they
-    show how far they separate the two sets either way, max(a, 1 - a).
+    The best score of each column that is neither oracle nor control is marked. Controls have no direction: for AUROC a
+    their separation max(a, 1 - a) is shown.
     """
     protocol = protocol or main_protocol(cells)
     found: dict[tuple[str, str], dict[str, Entry]] = {}
@@ -227,19 +227,19 @@ def pivot(cells: Sequence[Cell], metric: str = "auroc", protocol: str | None = N
         if cell.metric == wanted and cell.protocol in (protocol, "oracle"):
             kind = "control" if control else "oracle" if cell.protocol == "oracle" else "score"
             outs.setdefault(cell.out)
-            found.setdefault((kind, cell.score), {})[cell.out] = entry(cell)
+            found.setdefault((kind, cell.score), {})[cell.out] = cell_entry(cell)
     sign = -1 if metric in LOWER_IS_BETTER else 1
     for out in outs:
-        honest = {s: e[out] for (kind, s), e in found.items() if kind == "score" and out in e}
-        if metric in FRACTIONS and len(honest) > 1:
-            best = max(honest.values(), key=lambda e: sign * e.value if e.value == e.value else -math.inf)
-            for score, shown in honest.items():
-                if number(metric, shown.value) == number(metric, best.value):
+        eligible = {s: e[out] for (kind, s), e in found.items() if kind == "score" and out in e}
+        if metric in FRACTIONS and len(eligible) > 1:
+            best = max(eligible.values(), key=lambda e: sign * e.value if e.value == e.value else -math.inf)
+            for score, shown in eligible.items():
+                if format_value(metric, shown.value) == format_value(metric, best.value):
                     found["score", score][out] = shown._replace(best=True)
     kinds = ("score", "oracle", "control")
     lines = []
-    for kind, score in sorted(found, key=lambda key: (kinds.index(key[0]), rank(key[1]))):
+    for kind, score in sorted(found, key=lambda key: (kinds.index(key[0]), score_order(key[1]))):
         label = f"{score} (oracle)" if kind == "oracle" and "oracle" not in score else score
         entries = [found[kind, score].get(out, Entry("")) for out in outs]
-        lines.append(Line(kind, (Entry(label, gloss(score)), *entries)))
+        lines.append(Line(kind, (Entry(label, describe_score(score)), *entries)))
     return Table(("score", *outs), tuple(lines))

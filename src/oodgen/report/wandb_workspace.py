@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["Shown", "found", "main", "workspace"]
 
 STEP = "trainer/global_step"
-SHOWN = ("l>0", "llr>1", "llr>2", "llr_ada", "llr_rule")  # where there is no run to look at
+SHOWN = ("l>0", "llr>1", "llr>2", "llr_ada", "llr_rule")  # if there is no run
 
 
 class Shown(NamedTuple):
-    """What the panels are about."""
+    """The scores and sets that have panels."""
 
     scores: tuple[str, ...] = SHOWN
     sets: tuple[str, ...] = ()
@@ -46,8 +46,8 @@ def workspace(project: str, entity: str = "", shown: Shown | None = None) -> "Wo
     """Panels for results by experiment and seed, curves, score histograms, ROC and reconstructions.
 
     Arguments:
-        project, entity: Where the runs are.
-        shown: The scores and sets of those runs.
+        project, entity: Project and user or team of the runs.
+        shown: The scores and sets of the panels.
     """
     import wandb_workspaces.expr as expr
     import wandb_workspaces.reports.v2 as wr
@@ -126,12 +126,12 @@ def _upload(project: str, entity: str, shown: Shown) -> str | None:
             return None
         built = workspace(project, entity or wandb.Api().default_entity or "", shown)
         return str(built.save().url)
-    except Exception as error:  # errors of five libraries come through here, and all mean that it was not saved
+    except Exception as error:  # errors of several libraries, all of which mean that it was not saved
         raise UserError(f"W&B did not take the workspace ({str(error).splitlines()[0]})") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Save the workspace on W&B, or write it down where that is not possible; returns the exit code."""
+    """Save the workspace on W&B, or to a file if that is not possible; return the exit code."""
     parser = argparse.ArgumentParser(prog="oodgen workspace", description=__doc__)
     parser.add_argument("--project", default="oodgen", help="W&B project of the runs (default: oodgen)")
     parser.add_argument("--entity", default="", help="W&B user or team (default: the key's own)")

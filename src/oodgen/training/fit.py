@@ -58,7 +58,7 @@ def fit(
         Diverged: from the method.
     """
     _check(options, method)
-    if device.compile and not method.forward_pass:
+    if device.compile and not method.calls_forward:
         name = type(method).__name__
         raise UserError(f"device.compile compiles a model's forward pass, which {name} does without; leave it out")
     for path in folder.glob("hpc_ckpt_*.ckpt"):  # left by Lightning in a Slurm job; it would resume from it unasked
@@ -67,7 +67,7 @@ def fit(
     resume = last if last.is_file() else None
     _quiet()
     terminal = sys.stderr.isatty()
-    monitor = f"val/{method.whole}" if method.ranks else None
+    monitor = f"val/{method.monitor}" if method.selects_best else None
     bar: list[Callback] = [TQDMProgressBar(refresh_rate=20)] if terminal else [_Lines()]
     try:
         trainer = pl.Trainer(
@@ -112,7 +112,7 @@ def fit(
         "seconds": time.perf_counter() - start,
         "steps": steps,
         "epochs": round(steps / max(1, trainer.num_training_batches), 3),
-        **method.about(),  # type: ignore[operator]
+        **method.training_summary(),  # type: ignore[operator]
     }
 
 
@@ -143,12 +143,12 @@ class _Lines(Callback):
         steps = trainer.global_step - self.step
         batch = trainer.datamodule.batch_size  # type: ignore[attr-defined]
         rate = steps * batch / (time.perf_counter() - self.start)
-        whole: str = module.whole  # type: ignore[assignment]
-        value = trainer.callback_metrics.get(f"val/{whole}")
+        monitor: str = module.monitor  # type: ignore[assignment]
+        value = trainer.callback_metrics.get(f"val/{monitor}")
         said = ""
         if value is not None:
-            words = f"{float(value):.2f} nats" if whole in ("bound", "log_py") else f"{float(value):.4g}"
-            said = f"validation {'log p(y|x)' if whole == 'log_py' else whole.replace('_', ' ')} {words}, "
+            words = f"{float(value):.2f} nats" if monitor in ("bound", "log_py") else f"{float(value):.4g}"
+            said = f"validation {'log p(y|x)' if monitor == 'log_py' else monitor.replace('_', ' ')} {words}, "
         log.info("step %d: %s%.0f images/s", trainer.global_step, said, rate)
 
 
