@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from oodgen.bench import scoring
 from oodgen.bench.__main__ import SECTIONS, main
-from oodgen.bench.flops import Observed
+from oodgen.bench.flops import ConvolutionCounter
 from oodgen.bench.scoring import naive, shared
-from oodgen.bench.subject import Bench, settings, subject
-from oodgen.bench.timing import Effort, Table, Timing, in_turns, text
+from oodgen.bench.subject import Bench, make_subject, precision_settings
+from oodgen.bench.timing import Effort, Table, Timing, interleaved, text
 from oodgen.noise import ExampleNoise, RandomNoise
 from oodgen.training.device import Device
 
@@ -69,7 +69,7 @@ def test_a_wrong_name_lists_what_there_is(option: str, value: str, names: str, c
 
 def test_variants_take_turns_in_turning_order() -> None:
     calls: list[str] = []
-    timings = in_turns({n: lambda n=n: calls.append(n) for n in "abc"}, CPU, Effort(4, 4, 0, 1e-12))
+    timings = interleaved({n: lambda n=n: calls.append(n) for n in "abc"}, CPU, Effort(4, 4, 0, 1e-12))
     assert "".join(calls[6:]) == "abccbaabccba"  # after two calls of each that do not count
     assert all(len(t.seconds) == 4 for t in timings.values())
     assert Timing([3.0, 1.0, 2.0, 9.0]).median == 2.5
@@ -77,7 +77,7 @@ def test_variants_take_turns_in_turning_order() -> None:
 
 @pytest.mark.parametrize(("name", "samples"), [("hvae_tiny", 1), ("hvae_tiny", 3), ("lvae_grey", 1)])
 def test_naive_scoring_is_the_definition(name: str, samples: int) -> None:
-    _, model, x = subject(name, 3, CPU)
+    _, model, x = make_subject(name, 3, CPU)
     with torch.inference_mode():
         noise = ExampleNoise(5, torch.arange(3))
         given = naive(model.eval(), x, noise, samples)
@@ -106,9 +106,9 @@ def test_scores_that_differ_stop_the_bench(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_observed_convolutions_are_the_arithmetic() -> None:
-    _, model, x = subject("hvae_tiny", 2, CPU)
+    _, model, x = make_subject("hvae_tiny", 2, CPU)
     y = model.observe(x, RandomNoise())
-    with torch.no_grad(), Observed() as observed, FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), ConvolutionCounter() as observed, FlopCounterMode(display=False) as counter:
         model(y, RandomNoise())
     counted = counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
     assert sum(2 * c.flop * n for c, n in observed.seen.items()) == counted
@@ -119,7 +119,7 @@ def test_the_observed_convolutions_are_the_arithmetic() -> None:
 
 def test_settings_cover_both_precisions_and_formats() -> None:
     device = Device("cpu", threads=1).resolved()
-    made = settings(device)
+    made = precision_settings(device)
     assert next(iter(made)) == "fp32"
     assert len(set(made.values())) == 4
     assert replace(device, compile=False) in made.values()

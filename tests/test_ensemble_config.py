@@ -14,7 +14,7 @@ from oodgen.methods.together import Stacked, sequential
 from oodgen.noise import ExampleNoise
 from oodgen.runs import record
 from oodgen.runs.locations import config_dir
-from oodgen.training.assembly import alone
+from oodgen.training.assembly import member_config
 
 ENSEMBLE = ("data=fashion_mnist_mnist", "model=vae_grey", "method=ensemble", "smoke=true", "device.accelerator=cpu")
 MEMBERS = ("~probes.bounds", "+probe@probes.members=members", "score@scores=ensemble")
@@ -80,13 +80,13 @@ def test_a_deep_ensemble_of_classifiers_is_the_command_beside_its_scores():
 def test_a_members_own_training_is_that_of_the_single_models_command(together, single):
     whole = config(f"+experiment={together}", "seed=2")
     own = record.fingerprint(config(f"+experiment={single}", "seed=2004"))
-    assert record.fingerprint(alone(whole, 5)) == own
-    assert record.fingerprint(alone(whole, 4)) != own
+    assert record.fingerprint(member_config(whole, 5)) == own
+    assert record.fingerprint(member_config(whole, 4)) != own
 
 
 def test_a_members_own_training_is_mutated_at_the_members_rate():
     whole = config("+experiment=fashion_mnist_background")
-    plain, background = alone(whole, 1), alone(whole, 2)
+    plain, background = member_config(whole, 1), member_config(whole, 2)
     assert "mutation" not in plain["data"] and background["data"]["mutation"] == 0.2
     none, zero, some = (config("+experiment=quickstart", f"+data.mutation={rate}") for rate in ("null", 0, 0.2))
     assert record.fingerprint(none) == record.fingerprint(zero) != record.fingerprint(some)

@@ -87,7 +87,7 @@ def test_a_finished_run_scores_images_as_it_did(left):
 
 def test_the_kept_runs_have_the_means_that_they_had():
     lines = defaultdict(list)
-    runs, _ = grouping.collect(HERE.parent / "experiments")
+    runs, _ = grouping.find_runs(HERE.parent / "experiments")
     for group in grouping.experiments(runs):
         for setting, cells in group.cells().items():
             lines[group.members[0][1].folder.parent.name] += [

@@ -54,7 +54,7 @@ def _names(command: str) -> str | list[str]:
         config.device.precision = 32
     found = OmegaConf.to_container(config, resolve=True)
     members = range(1, found["method"]["size"] + 1) if "member" in found["method"] else ()
-    names = [record.fingerprint(found), *(record.fingerprint(assembly.alone(found, i)) for i in members)]
+    names = [record.fingerprint(found), *(record.fingerprint(assembly.member_config(found, i)) for i in members)]
     return names if members else names[0]
 
 

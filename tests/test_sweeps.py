@@ -114,28 +114,28 @@ def gpus(monkeypatch, tmp_path):
 
 
 def test_each_job_takes_a_gpu_of_its_own(gpus):
-    with device.one_gpu(), device.one_gpu(), device.one_gpu():
+    with device.exclusive_gpu(), device.exclusive_gpu(), device.exclusive_gpu():
         assert gpus == [0, 1, 2]
-        with device.one_gpu():
+        with device.exclusive_gpu():
             assert gpus == [0, 1, 2], "a fourth job shares the current one"
-    with device.one_gpu():
+    with device.exclusive_gpu():
         assert gpus[-1] == 0, "given back"
 
 
 def test_a_failed_job_gives_its_gpu_back(gpus):
-    with pytest.raises(ValueError, match="no"), device.one_gpu():
+    with pytest.raises(ValueError, match="no"), device.exclusive_gpu():
         raise ValueError("no")
-    with device.one_gpu():
+    with device.exclusive_gpu():
         assert gpus == [0, 0]
 
 
 def test_a_gpu_is_the_same_under_another_index(gpus, monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7, 5,6")
-    with FileLock(tmp_path / f"oodgen-{os.getuid()}-gpu-7.lock"), device.one_gpu():
+    with FileLock(tmp_path / f"oodgen-{os.getuid()}-gpu-7.lock"), device.exclusive_gpu():
         assert gpus == [1]
 
 
 def test_one_gpu_needs_no_lock(gpus, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with device.one_gpu(), device.one_gpu():
+    with device.exclusive_gpu(), device.exclusive_gpu():
         assert gpus == [] and not list(tmp_path.iterdir())

@@ -34,7 +34,7 @@ from oodgen.noise import ExampleNoise
 from oodgen.probes.probe import Evidence, Probe, probe_grad_mode
 from oodgen.runs import locations, record
 from oodgen.runs.labels import label, named
-from oodgen.training.checkpoints import find, load_weights
+from oodgen.training.checkpoints import find_checkpoint, load_weights
 from oodgen.training.device import Device
 
 __all__ = ["Detector", "config_of"]
@@ -93,14 +93,14 @@ class Detector:
         # precision and memory format of the run, on the machine at hand
         where = Device(device, config["device"]["precision"], config["device"]["channels_last"]).resolved()  # type: ignore[arg-type]
         model = build_model(config)
-        load_weights(model, find(_training(folder), config["checkpoint"]))
+        load_weights(model, find_checkpoint(_training(folder), config["checkpoint"]))
         if calibration.weights_digest(model) != kept.weights:
             raise UserError(
                 f"the model of {folder} was trained again after its calibration; "
                 f"delete {folder} and give the command of that run again (its training is kept)"
             )
         model = model.to(where.torch).eval()
-        where.place(model)
+        where.set_memory_format(model)
         return cls(model, probes, rule[name], reference, kept.conversion, where, config["eval_seed"], name, kept.inlier)
 
     def score(self, x: Tensor | np.ndarray) -> Tensor:

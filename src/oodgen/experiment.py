@@ -27,9 +27,9 @@ from oodgen.report import loggers, page
 from oodgen.runs import record, results
 from oodgen.runs.files import whole, write_text
 from oodgen.training import assembly
-from oodgen.training.checkpoints import find, load_weights
-from oodgen.training.curves import Curves
-from oodgen.training.device import one_gpu
+from oodgen.training.checkpoints import find_checkpoint, load_weights
+from oodgen.training.curves import CurvesLogger
+from oodgen.training.device import exclusive_gpu
 from oodgen.training.fit import fit
 
 __all__ = ["run"]
@@ -48,7 +48,7 @@ def run(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> None
     Raises:
         UserError: anything the user can mend; the state of both directories says so too.
     """
-    with record.locked(folder, wait=False), one_gpu(), record.running(folder):
+    with record.locked(folder, wait=False), exclusive_gpu(), record.running(folder):
         components = build_components(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(components.config)))
         try:
@@ -73,7 +73,7 @@ def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None
     attack.check(method.model, data.attacks)
     data.setup()
     if config["checkpoint"] not in ("last", "best", *(f"epoch{n}" for n in config["snapshots"])):
-        find(train_dir, config["checkpoint"])  # a training that will not leave it should not run for it
+        find_checkpoint(train_dir, config["checkpoint"])  # a training that will not leave it should not run for it
     if not config["smoke"] and (config["retrain"] or record.read_state(train_dir)["state"] != "done"):
         rehearse(components)
     for name, why in data.skipped.items():
@@ -81,10 +81,10 @@ def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None
     with loggers.session(views, config):
         with record.locked(train_dir, wait=True):
             cost = _train(components, train_dir, views)
-        load_weights(method.model, find(train_dir, config["checkpoint"]))
+        load_weights(method.model, find_checkpoint(train_dir, config["checkpoint"]))
         start = time.perf_counter()
         model = method.model.to(device.torch).eval()
-        device.place(model)
+        device.set_memory_format(model)
         kept = (train_dir / "evidence", root / "evidence")
         evaluated = evaluate.EvaluatedModel(model, config["checkpoint"], *kept, device, config["eval_seed"])
         components = replace(
@@ -152,7 +152,7 @@ def _train(components: Components, folder: Path, views: Sequence[Any]) -> dict[s
     if state["state"] == "done" and then is not None and "cost" in then:
         assembly.check_unchanged(then["cost"], folder)
         log.info("found trained in %s", folder)
-        Curves(folder / "metrics.csv", views).replay()
+        CurvesLogger(folder / "metrics.csv", views).replay()
         return then["cost"]
     with record.running(folder):
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
@@ -191,7 +191,7 @@ def _train(components: Components, folder: Path, views: Sequence[Any]) -> dict[s
 def _members(config: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
     """Leave every member's own training beside the ensemble's, found or made; their names and what each cost."""
     costs = {}
-    alone = {i: assembly.alone(config, i) for i in range(1, config["method"]["size"] + 1)}
+    alone = {i: assembly.member_config(config, i) for i in range(1, config["method"]["size"] + 1)}
     names = {i: record.fingerprint(own) for i, own in alone.items()}
     lost = {i for i, name in names.items() if record.read_state(folder.parent / name)["state"] == "diverged"}
     for i, own in alone.items():

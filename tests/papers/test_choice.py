@@ -23,7 +23,7 @@ def done(tmp_path):
         rows = [row(name, out, 2 * mean if out == name else mean / 2) for out in means]
         rows += [row(name, name, 7.0, metric="bpd"), row(name, name, 7.0, score="kl")]
         folder = tmp_path / "runs" / "eval" / f"simple_{name}" / "abc"
-        found[name] = choice.Trained(random.normal(mean, 80, 3000), rows, folder, "official train split")
+        found[name] = choice.TrainedVAE(random.normal(mean, 80, 3000), rows, folder, "official train split")
     return found
 
 
@@ -62,14 +62,14 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says():
 
 
 def test_a_ratio_is_below_one_where_the_test_set_is_likelier(done):
-    found = choice.ratios(done)
+    found = choice.likelihood_ratios(done)
     assert found["mnist"]["cifar10"] == pytest.approx(0.5, abs=0.02), "half as far below 0"
     assert found["mnist"]["mnist"] == pytest.approx(2, abs=0.08)
 
 
 def test_a_ratio_of_positive_densities_says_nothing(done):
     positive = done["mnist"]._replace(held=-done["mnist"].held)
-    assert all(math.isnan(value) for value in choice.ratios({"mnist": positive})["mnist"].values())
+    assert all(math.isnan(value) for value in choice.likelihood_ratios({"mnist": positive})["mnist"].values())
 
 
 def test_tables_and_figures_hold_what_was_judged(done, tmp_path):

@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from oodgen.papers import critics_2d
-from oodgen.papers.critics_2d import CENTRE, SIDE, SIGMA, Members
+from oodgen.papers.critics_2d import CENTRE, SIDE, SIGMA, StackedNetworks
 
 
 def test_networks_side_by_side_train_as_apart():
     torch.manual_seed(0)
-    together = Members(3, (2, 5, 4, 1)).double()
+    together = StackedNetworks(3, (2, 5, 4, 1)).double()
     x, goal = torch.randn(3, 7, 2).double(), torch.randn(3, 7, 1).double()
     alone = []
     for m in range(3):
-        net = Members(1, (2, 5, 4, 1)).double()
+        net = StackedNetworks(1, (2, 5, 4, 1)).double()
         net.load_state_dict({name: value[m : m + 1].clone() for name, value in together.state_dict().items()})
         alone.append(net)
     for nets, rows in ((together, slice(None)), *((net, slice(m, m + 1)) for m, net in enumerate(alone))):
@@ -29,7 +29,7 @@ def test_networks_side_by_side_train_as_apart():
 
 def test_the_gradient_penalty_by_hand():
     # a critic of slope w everywhere: E f(made) - E f(true) + 10 (|w| - 1)^2
-    critic = Members(1, (2, 1))
+    critic = StackedNetworks(1, (2, 1))
     with torch.no_grad():
         critic[0].weight.copy_(torch.tensor([[[3.0], [4.0]]]))
     true, made = torch.randn(1, 50, 2), torch.randn(1, 50, 2)

@@ -75,7 +75,7 @@ def call(root, launch, tmp_path, capsys):
 def test_each_set_is_trained_on_once_and_scored_on_all_the_others():
     for name in ("fashion_mnist", "mnist", "emnist_letters"):
         sets = ["fashion_mnist", "mnist", "emnist_letters", "svhn"]
-        config = simple_set.plan(name, sets, 3).config
+        config = simple_set.plan_run(name, sets, 3).config
         assert set(config["data"]["out"]) == set(sets) - {name}
         assert config["data"]["inlier"]["_target_"].endswith(f".{name}")
         assert (config["seed"], config["data"]["grey"], config["data"]["size"]) == (3, True, [32, 32])
@@ -84,7 +84,7 @@ def test_each_set_is_trained_on_once_and_scored_on_all_the_others():
 
 def test_the_basic_sets_vae_is_the_plain_vae_of_the_tables():
     plain = simple_set._compose([f"+experiment={simple_set.EXPERIMENT}", "seed=1"])
-    planned = simple_set.plan("fashion_mnist", SETS, 1).config
+    planned = simple_set.plan_run("fashion_mnist", SETS, 1).config
     assert record.fingerprint(planned) == record.fingerprint(plain)
 
 

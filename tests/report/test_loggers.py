@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 from oodgen.errors import UserError
 from oodgen.report import loggers
 from oodgen.runs import results
-from oodgen.training.curves import Curves
+from oodgen.training.curves import CurvesLogger
 
 FAST = ["+experiment=quickstart", "smoke=true", "model=hvae_tiny", "device.accelerator=cpu", "device.threads=1"]
 
@@ -106,7 +106,7 @@ class Heard(Logger):
 def test_a_resumed_training_tells_its_whole_curve(tmp_path):
     for start, stop in ((0, 4), (2, 6)):  # killed after step 3, resumed from the checkpoint of step 2
         heard = Heard()
-        curves = Curves(tmp_path / "metrics.csv", [heard])
+        curves = CurvesLogger(tmp_path / "metrics.csv", [heard])
         for step in range(start, stop):
             curves.log_metrics({"train/bound": 10.0 * start + step}, step)
     assert heard.rows == [(step, {"train/bound": value}) for step, value in enumerate([0, 1, 22, 23, 24, 25])]

@@ -145,6 +145,6 @@ def test_a_member_was_mutated_as_the_ensemble_says_of_it(tmp_path):
     ):
         (tmp_path / name).write_text(json.dumps(content))
     config = {"model": {}, "data": {"mutation": [0, 0.2]}}
-    assert assembly._checked(tmp_path, config, "d", 0.2) == "today"
+    assert assembly._training_date(tmp_path, config, "d", 0.2) == "today"
     with pytest.raises(UserError, match=r"has data\.mutation=0\.2, this ensemble 0; members are of one kind"):
-        assembly._checked(tmp_path, config, "d", 0)
+        assembly._training_date(tmp_path, config, "d", 0)

@@ -1,8 +1,8 @@
-"""`python -m oodgen.bench`: rates, ratios and shares of this machine, all measured in one run.
+"""`python -m oodgen.bench`: benchmarks of training, scoring, data loading and statistics on this machine.
 
-Variants of a comparison take turns and medians are printed, since other programs may load the machine. Where they do so
-already, one thread is used unless --threads says otherwise: several threads that wait for each other on busy cores
-measure the other programs (seen: a tenth of the rate of one thread). Two free cores need about three minutes.
+Variants of a comparison are interleaved and medians are printed, to be robust to other load. On a busy machine one
+thread is used unless --threads is given, since threads that wait for busy cores can be ten times slower than one. Two
+free cores need about three minutes.
 """
 
 import argparse
@@ -41,7 +41,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; a mistake of the user's ends it with one line and exit code 2."""
+    """The command line; return the exit code, 2 after the one line of a UserError."""
     try:
         _run(_parser().parse_args(arguments))
     except UserError as error:

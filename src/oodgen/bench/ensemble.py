@@ -1,4 +1,4 @@
-"""A step of the members of an ensemble together, each way, against as many separate trainings one after the other."""
+"""Time of a joint step of an ensemble, sequential and stacked, against separate trainings of its members."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,8 +8,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from oodgen.bench.subject import Bench, images, name_of
-from oodgen.bench.timing import Table, in_turns
+from oodgen.bench.subject import Bench, random_images, setting_name
+from oodgen.bench.timing import Table, interleaved
 from oodgen.config.instantiate import build
 from oodgen.data.resident import Batch
 from oodgen.methods.ensemble import GenerativeEnsemble
@@ -24,8 +24,8 @@ MEMBER = ("method.member.warmup=0", "method.member.free_bits=null")
 
 
 @final
-class Together:
-    """Forward, backward and optimiser step of all members, and nothing else."""
+class JointStep:
+    """Forward, backward and optimiser step of all members."""
 
     def __init__(self, bench: Bench, method: GenerativeEnsemble, step: Callable[[Sequence[Batch]], Step]) -> None:
         self.bench, self.method, self.step = bench, method, step
@@ -42,8 +42,8 @@ class Together:
 
 
 @final
-class Apart:
-    """The same of single trainings, one after the other."""
+class SeparateSteps:
+    """Forward, backward and optimiser steps of single trainings, one after the other."""
 
     def __init__(self, bench: Bench, method: GenerativeEnsemble) -> None:
         self.bench = bench
@@ -59,12 +59,12 @@ class Apart:
 
 
 def measure(bench: Bench) -> list[Table]:
-    """One table: the paper's number of members, at the batch asked for and at a quarter of it."""
+    """One table, for the paper's number of members, at the batch size and a quarter of it."""
     rows: list[Sequence[Any]] = []
     verdicts = []
     for size in (bench.batch, max(1, bench.batch // 4)):
         calls = _calls(bench, size)
-        timings = in_turns(calls, bench.device.torch, bench.effort)
+        timings = interleaved(calls, bench.device.torch, bench.effort)
         apart = timings["separate"].median
         for name, t in timings.items():
             rows.append((name, size, 1e3 * t.median, SIZE * size / t.median, apart / t.median))
@@ -72,14 +72,14 @@ def measure(bench: Bench) -> list[Table]:
         verdicts.append(f"{fastest} is the faster way at batch {size}")
     auto = "stacked" if bench.device.accelerator == "gpu" else "sequential"
     notes = [f"method.how=auto takes {auto} here; {', '.join(verdicts)}"]
-    title = f"Ensemble: a step of {SIZE} members of {MODEL}, {name_of(bench.device)}"
-    return [Table(title, ("way", "batch", "ms", "member-images/s", "x separate"), rows, notes)]
+    title = f"Ensemble: a step of {SIZE} members of {MODEL}, {setting_name(bench.device)}"
+    return [Table(title, ("variant", "batch", "ms", "member-images/s", "x separate"), rows, notes)]
 
 
 def _calls(bench: Bench, size: int) -> dict[str, Callable[[], None]]:
-    """A step in each way, of models of its own, on the same batches."""
+    """A step of each variant, with its own models, on the same batches."""
     made = [_method(bench) for _ in range(3)]
-    x = images(SIZE * size, made[0].model.shape, bench.device.torch).unflatten(0, (SIZE, size))
+    x = random_images(SIZE * size, made[0].model.shape, bench.device.torch).unflatten(0, (SIZE, size))
     batches = Batch(x, torch.arange(SIZE * size).unflatten(0, (SIZE, size)), 1).members()
     for method in made:
         for member, batch in zip(method.methods, batches, strict=True):
@@ -87,9 +87,9 @@ def _calls(bench: Bench, size: int) -> dict[str, Callable[[], None]]:
     apart, turns, stack = made
     members: Sequence[Method] = turns.methods
     return {
-        "separate": partial(Apart(bench, apart), batches),
-        "sequential": partial(Together(bench, turns, partial(sequential, members)), batches),
-        "stacked": partial(Together(bench, stack, Stacked(stack.methods)), batches),
+        "separate": partial(SeparateSteps(bench, apart), batches),
+        "sequential": partial(JointStep(bench, turns, partial(sequential, members)), batches),
+        "stacked": partial(JointStep(bench, stack, Stacked(stack.methods)), batches),
     }
 
 
@@ -98,5 +98,5 @@ def _method(bench: Bench) -> GenerativeEnsemble:
         options = ["data=fashion_mnist_mnist", f"model={MODEL}", "method=ensemble", f"method.size={SIZE}", *MEMBER]
         config = OmegaConf.to_container(compose("run", options).method, resolve=True)
     method: GenerativeEnsemble = build(config, "method")
-    bench.device.place(method.to(bench.device.torch))
+    bench.device.set_memory_format(method.to(bench.device.torch))
     return method

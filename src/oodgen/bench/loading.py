@@ -1,4 +1,4 @@
-"""Batches/s of the device-resident loader, against torch's Dataset and DataLoader."""
+"""Rate of the device-resident loader, against torch's Dataset and DataLoader."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms.functional import to_tensor
 
 from oodgen.bench.subject import Bench
-from oodgen.bench.timing import Table, in_turns
+from oodgen.bench.timing import Table, interleaved
 from oodgen.data.resident import Examples, TrainLoader
 
 __all__ = ["measure"]
@@ -52,7 +52,7 @@ def measure(bench: Bench) -> list[Table]:
         f"Pillow + DataLoader, {workers} workers": _for_ever(several),
     }
     calls: dict[str, Callable[[], Any]] = {name: partial(_next, stream, device) for name, stream in streams.items()}
-    timings = in_turns(calls, device, bench.effort)
+    timings = interleaved(calls, device, bench.effort)
     ours = timings["oodgen: resident"].median
     rows = [(name, 1 / t.median, bench.batch / t.median, t.median / ours) for name, t in timings.items()]
     title = f"Data: batches of {bench.batch} images of 28 x 28, as floats on the {device.type}"

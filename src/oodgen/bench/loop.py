@@ -1,4 +1,4 @@
-"""What training costs beside the model: Lightning's loop, the loader, logging, watching for NaN and checkpoints."""
+"""Overhead of training beside the model: Lightning's loop, data loading, logging, checks for NaN, checkpoints."""
 
 import copy
 import math
@@ -11,7 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from oodgen.bench.subject import Bench, Step, subject
+from oodgen.bench.subject import Bench, Step, make_subject
 from oodgen.bench.timing import Effort, Table, clock
 from oodgen.data.catalog import Dataset
 from oodgen.data.module import OODDataModule
@@ -25,12 +25,12 @@ from oodgen.training.fit import fit
 
 __all__ = ["measure"]
 
-WARM = 2  # pairs not counted
+WARM_UP = 2  # pairs that are not counted
 
 
 class Cost(NamedTuple):
-    """Seconds of a step of the real training and of the same step with nothing around, averages over a few `steps`;
-    whether one of them logged; and seconds of one checkpoint."""
+    """Seconds of training steps and of the same bare steps, each averaged over `steps`; whether one of them logged; and
+    the seconds of a checkpoint."""
 
     steps: int
     real: list[float]
@@ -44,19 +44,19 @@ class Cost(NamedTuple):
 
     @property
     def typical(self) -> float:
-        """Seconds of an ordinary step that are not the model's."""
+        """Overhead in seconds of a step without logging."""
         return median(out for out, logged in zip(self.outside, self.logged, strict=True) if not logged)
 
     @property
     def logging(self) -> float:
-        """Seconds that a step which logs takes longer, spread over the steps between."""
+        """Additional seconds of a step with logging, divided by the steps between."""
         extra = [out - self.typical for out, logged in zip(self.outside, self.logged, strict=True) if logged]
         return max(0.0, median(extra)) * self.steps / LOG_EVERY if extra else math.nan
 
 
 @final
-class Alternate(Callback):
-    """After every few steps of the real training, the same ones bare, on a copy of the model and the same batches."""
+class AlternatingSteps(Callback):
+    """After every few training steps, times the same steps bare, on a copy of the model and the same batches."""
 
     def __init__(self, setting: Device, steps: int, effort: Effort) -> None:
         self.setting, self.steps, self.effort = setting, steps, effort
@@ -85,7 +85,7 @@ class Alternate(Callback):
         self.bare.append((end - middle) / self.steps)
         self.logged.append(any(kept.step % LOG_EVERY == 0 for kept in self.batches))
         self.batches.clear()
-        if end - self.begun > self.effort.seconds and len(self.bare) >= 2 * self.effort.least + WARM:
+        if end - self.begun > self.effort.seconds and len(self.bare) >= 2 * self.effort.least + WARM_UP:
             trainer.should_stop = True
         self.start = clock(self.setting.torch)
 
@@ -97,7 +97,7 @@ class Alternate(Callback):
 
 
 def measure(bench: Bench) -> list[Table]:
-    """The paper's model, and the last one, whose shorter steps show the same milliseconds more clearly."""
+    """One table, for the first and the last model; the overhead is more visible in the shorter steps of the latter."""
     costs = {name: _cost(bench, name) for name in dict.fromkeys((bench.models[0], bench.models[-1]))}
     step = median(costs[bench.models[0]].bare)
     between = Checkpoints(Path()).seconds
@@ -118,9 +118,9 @@ def measure(bench: Bench) -> list[Table]:
 
 
 def _cost(bench: Bench, name: str) -> Cost:
-    method, model, _ = subject(name, bench.batch, bench.device.torch)
+    method, model, _ = make_subject(name, bench.batch, bench.device.torch)
     gpu = bench.device.accelerator == "gpu"
-    steps = 10 if gpu else 1  # a GPU is kept busy by several steps in flight; one at a time would forbid that
+    steps = 10 if gpu else 1  # several steps, since a GPU works asynchronously
     pairs = 8 * bench.effort.most
     count = int((steps * pairs + 2) * bench.batch / 0.9)
 
@@ -128,9 +128,9 @@ def _cost(bench: Bench, name: str) -> Cost:
         return np.random.default_rng(0).integers(0, 256, (count, *model.shape), dtype=np.uint8), None
 
     dataset = Dataset("bench", model.shape, {}, "", "", read)
-    watch = Alternate(bench.device, steps, bench.effort)
+    watch = AlternatingSteps(bench.device, steps, bench.effort)
     options = {"max_steps": steps * pairs, "limit_val_batches": 0, "max_epochs": 1}
     with tempfile.TemporaryDirectory() as folder:
         data = OODDataModule(dataset, {}, root=folder, batch_size=bench.batch)
         fit(method, data, Path(folder) / "run", bench.device, options, [watch])
-    return Cost(steps, watch.real[WARM:], watch.bare[WARM:], watch.logged[WARM:], watch.checkpoint)
+    return Cost(steps, watch.real[WARM_UP:], watch.bare[WARM_UP:], watch.logged[WARM_UP:], watch.checkpoint)

@@ -1,4 +1,4 @@
-"""Scoring images/s: every bound in one pass that shares its work, against one forward pass for each level."""
+"""Scoring rate: all bounds L^{>k} in one shared pass, against one forward pass for each level."""
 
 from functools import partial
 from typing import NamedTuple
@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from oodgen.bench.subject import Bench, images, name_of, subject
-from oodgen.bench.timing import Table, in_turns
+from oodgen.bench.subject import Bench, make_subject, random_images, setting_name
+from oodgen.bench.timing import Table, interleaved
 from oodgen.models.density import Hierarchy
 from oodgen.noise import ExampleNoise, Noise
 from oodgen.probes.bounds import Bounds
@@ -32,14 +32,14 @@ class Folded(NamedTuple):
 
 
 def naive(model: Hierarchy, x: Tensor, noise: Noise, samples: int) -> Tensor:
-    """L^{>k} (L, B) by its definition: for each k every image is sent through the whole model `samples` times."""
+    """L^{>k} (L, B) by its definition: `samples` forward passes of every image for each k."""
     y = model.observe(x, noise).repeat(samples, 1, 1, 1)
     values = [model.bounds(y, Folded(noise, samples), (k,), (1,))[0].elbo for k in range(model.depth)]
     return torch.stack([value.view(samples, len(x)).mean(0) for value in values])
 
 
 def shared(model: Hierarchy, x: Tensor, noise: ExampleNoise, samples: int) -> Tensor:
-    """The same as the probe computes it."""
+    """L^{>k} (L, B) as computed by the probe `Bounds`."""
     return Bounds(samples, samples)(model, x, noise)["l"]
 
 
@@ -47,10 +47,10 @@ def shared(model: Hierarchy, x: Tensor, noise: ExampleNoise, samples: int) -> Te
 def measure(bench: Bench) -> list[Table]:
     """One table, of the first model."""
     name, device = bench.models[0], bench.device.torch
-    _, model, x = subject(name, bench.batch, device)
-    bench.device.place(model.eval())
+    _, model, x = make_subject(name, bench.batch, device)
+    bench.device.set_memory_format(model.eval())
     if not bench.quick:
-        x = images(Bounds().batch(model), model.shape, device)
+        x = random_images(Bounds().batch(model), model.shape, device)
     rows, limit = [], 3e-2 if bench.device.precision == "bf16" else 1e-4
     for samples in (1, 10):
         full = min(len(x), Bounds(samples, samples).batch(model))
@@ -59,13 +59,15 @@ def measure(bench: Bench) -> list[Table]:
             with bench.device.autocast():
                 calls = {f.__name__: partial(f, model, part, noise, samples) for f in (naive, shared)}
                 expected, given = (call().float() for call in calls.values())
-                timings = in_turns(calls, device, bench.effort._replace(seconds=bench.effort.seconds / 2))
+                timings = interleaved(calls, device, bench.effort._replace(seconds=bench.effort.seconds / 2))
             error = float(((given - expected).norm() / expected.norm()).cpu())
             if not error < limit:
                 raise AssertionError(f"shared and naive scores differ by {error:.1e} at S={samples}, batch {batch}")
             slow, fast = timings["naive"], timings["shared"]
             gain = slow.median / fast.median
             rows.append((f"S={samples}, batch {batch}", batch / slow.median, batch / fast.median, gain, f"{error:.0e}"))
-    notes = [f"{name_of(bench.device)}; difference: relative norm of all L>k with the same noise, limit {limit:.0e}"]
+    notes = [
+        f"{setting_name(bench.device)}; difference: relative norm of all L>k with the same noise, limit {limit:.0e}"
+    ]
     header = ("examples", "naive images/s", "shared images/s", "x naive", "difference")
     return [Table(f"Scoring: all L>k of {name}", header, rows, notes)]

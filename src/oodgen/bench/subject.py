@@ -1,4 +1,4 @@
-"""What is measured: a model of conf/model as an experiment would train it, and a training step with nothing around."""
+"""The subjects of the benchmarks: models of conf/model with the default method, and a bare training step."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -19,19 +19,19 @@ from oodgen.noise import RandomNoise
 from oodgen.runs.locations import config_dir
 from oodgen.training.device import Device
 
-__all__ = ["Bench", "Step", "Subject", "images", "name_of", "settings", "subject"]
+__all__ = ["Bench", "Step", "Subject", "make_subject", "precision_settings", "random_images", "setting_name"]
 
 
 class Bench(NamedTuple):
-    """What every section is told.
+    """Settings of a benchmark.
 
     Arguments:
-        device: The device's default setting, resolved.
+        device: The default device settings, resolved.
         models: Names in conf/model, the paper's first.
-        batch: Images in a training batch.
+        batch: Training batch size.
         compile: Measure torch.compile too.
-        quick: Sizes only large enough to see that it runs.
-        effort: How long to measure.
+        quick: Use minimal sizes, for a test run.
+        effort: Duration of the measurements.
     """
 
     device: Device
@@ -50,48 +50,48 @@ class Subject(NamedTuple):
     x: Tensor
 
 
-def subject(name: str, count: int, device: torch.device) -> Subject:
+def make_subject(name: str, count: int, device: torch.device) -> Subject:
     """The default method with a model of conf/model, and `count` random images.
 
     Raises:
-        UserError: there is no such model, or it is no hierarchy.
+        UserError: there is no such model, or it is not a hierarchical VAE.
     """
     if not (config_dir() / "model" / f"{name}.yaml").is_file():
         there = ", ".join(sorted(path.stem for path in (config_dir() / "model").glob("*.yaml")))
         raise UserError(f"--models {name!r} is no model; there are: {there}")
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("run", [f"model={name}"])
-    # before it is built: the default method refuses what is no density, in words of its own
+    # checked first, since the default method would refuse other models with another message
     if not issubclass(get_class(config.model._target_), HierarchicalVAE):
         raise UserError(f"--models {name!r} is no hierarchy of latent variables, whose bounds could be scored")
     torch.manual_seed(0)
     method = instantiate(config.method, _convert_="all")
     model = method.model.to(device)
-    x = images(count, model.shape, device)
+    x = random_images(count, model.shape, device)
     model.initialise(model.observe(x, RandomNoise()), RandomNoise())
     return Subject(method, model, x)
 
 
-def images(count: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Random uint8 images, the same at every call."""
+def random_images(count: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Random uint8 images, equal at every call."""
     draw = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=draw).to(device)
 
 
-def settings(device: Device) -> dict[str, Device]:
+def precision_settings(device: Device) -> dict[str, Device]:
     """Both precisions, each in both memory formats, on one device; fp32 and contiguous first."""
     made = [replace(device, precision=p, channels_last=c, compile=False) for p in ("32", "bf16") for c in (False, True)]
-    return {name_of(setting): setting for setting in made}
+    return {setting_name(setting): setting for setting in made}
 
 
-def name_of(setting: Device) -> str:
+def setting_name(setting: Device) -> str:
     precision = "fp32" if setting.precision == "32" else setting.precision
     return precision + ", channels-last" * bool(setting.channels_last) + ", compiled" * setting.compile
 
 
 @final
 class Step:
-    """Forward, backward and optimiser step of a model, and nothing else.
+    """A bare training step: forward, backward and optimiser step.
 
     Arguments:
         model: The model; moved to the device and its memory format.
@@ -103,7 +103,7 @@ class Step:
         self, model: Density, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], setting: Device
     ) -> None:
         self.model, self.setting = model.to(setting.torch), setting
-        setting.place(model)
+        setting.set_memory_format(model)
         if setting.compile:
             model.compile()
         self.optimizer = optimizer(model.parameters())

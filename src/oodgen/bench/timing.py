@@ -1,4 +1,4 @@
-"""Variants timed in turns, so that a drift of the machine's load meets all of them alike, and tables of the outcome."""
+"""Interleaved timing of variants, which makes comparisons robust to drifting load, and tables of the results."""
 
 import statistics
 import time
@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["Effort", "Table", "Timing", "clock", "in_turns", "text"]
+__all__ = ["Effort", "Table", "Timing", "clock", "interleaved", "text"]
 
 
 class Effort(NamedTuple):
-    """How long to measure.
+    """Duration of the measurements.
 
     Arguments:
         least, most: Rounds of each comparison.
-        seconds: Rounds end once a comparison has cost so much, and `least` are done.
-        unit: Seconds that one measurement should last at least; a faster call is repeated.
+        seconds: Time after which a comparison ends, once `least` rounds are done.
+        unit: Minimal duration of one measurement in seconds; faster calls are repeated.
     """
 
     least: int = 3
@@ -36,12 +36,12 @@ class Timing(NamedTuple):
 
     @property
     def best(self) -> float:
-        """The round least disturbed by other programs."""
+        """The fastest round."""
         return min(self.seconds)
 
 
 class Table(NamedTuple):
-    """One table of the outcome, with remarks under it."""
+    """A table of results, with notes below it."""
 
     title: str
     header: Sequence[str]
@@ -50,16 +50,16 @@ class Table(NamedTuple):
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, with nothing left running on the device."""
+    """`time.perf_counter` after synchronising the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def in_turns(variants: Mapping[str, Callable[[], Any]], device: torch.device, effort: Effort) -> dict[str, Timing]:
-    """Time every variant once a round, after one call of each that is not counted.
+def interleaved(variants: Mapping[str, Callable[[], Any]], device: torch.device, effort: Effort) -> dict[str, Timing]:
+    """Time every variant once in each round, after one warm-up call of each.
 
-    The order turns round from one round to the next, so that no variant always follows the same other one.
+    The order is reversed after each round.
     """
     repeats = {}
     for name, call in variants.items():
@@ -84,7 +84,7 @@ def in_turns(variants: Mapping[str, Callable[[], Any]], device: torch.device, ef
 
 
 def text(table: Table) -> str:
-    """A table for the terminal: first column to the left, numbers to the right, three digits or so."""
+    """A table as text: the first column left-aligned, numbers right-aligned with about three digits."""
     lines = [list(table.header), *([_short(value) for value in row] for row in table.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     pad = [str.ljust] + [str.rjust] * (len(widths) - 1)

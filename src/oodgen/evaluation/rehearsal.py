@@ -23,7 +23,7 @@ def rehearse(components: Components) -> None:
     """
     config, data = components.config, components.data
     method = deepcopy(components.method)
-    components.device.place(method)
+    components.device.set_memory_format(method)
     method.initialise(data.train_dataloader().batch(0))
     model = method.model.to(components.device.torch).eval()
     probes = {name: build(probe, f"probes.{name}") for name, probe in brief(config["probes"]).items()}

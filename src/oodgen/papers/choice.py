@@ -1,13 +1,13 @@
-r"""Which sets can be the simple set of BPVAE: the rule, and the tables and figures of what it says.
+r"""The criterion for simple sets of BPVAE, with its tables and figures.
 
-A plain VAE is trained on the basic set and one on each candidate. A candidate qualifies if its own VAE finds it more
-likely than the basic set's VAE finds the basic set,
+A plain VAE is trained on the basic set and one on each candidate. A candidate qualifies if its mean log-likelihood
+under its own VAE is larger than that of the basic set under the basic set's VAE,
 
 $$\frac1{|C_s|} \sum_{x \in C_s} \log p_s(x) > \frac1{|C_b|} \sum_{x \in C_b} \log p_b(x) ,$$
 
-where $\log p$ is the VAE's bound and C are training images held out of training (a run's calibration part): no test
-image has a say. Where the interval of the difference holds 0, the rule is undecided. That interval is over images; what
-another training seed would change is not in it.
+where $\log p$ is the VAE's bound and C are held-out training images (a run's calibration part); no test images are
+used. If the interval of the difference contains 0, the rule is undecided. The interval covers the variation of images,
+not of training seeds.
 
 Source: Ran et al. 2021, section 4 and figure 2.
 """
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Judgement", "Trained", "judge", "ratios", "write"]
+__all__ = ["Judgement", "TrainedVAE", "judge", "likelihood_ratios", "write"]
 
 
-class Trained(NamedTuple):
-    """One VAE that is finished.
+class TrainedVAE(NamedTuple):
+    """The results of one VAE.
 
     Arguments:
         held: (n,) log-likelihoods of held-out training images, nats.
-        rows: Of its results.csv.
+        rows: The rows of its results.csv.
         folder: The evaluation's folder.
-        origin: Which images it was trained on.
+        origin: Description of its training images.
     """
 
     held: "NDArray[np.floating]"
@@ -46,10 +46,10 @@ class Trained(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What the rule says of a set: means over `n` held-out images, nats, and their difference with a 95 % interval.
+    """The criterion for one set: means over `n` held-out images, nats, and their difference with a 95 % interval.
 
-    The verdict is "qualifies" where the whole interval lies above 0, "undecided" where it reaches to both sides of 0,
-    and "does not" otherwise, as of the basic set itself.
+    The verdict is "qualifies" if the interval is above 0, "undecided" if it contains 0, and "does not" otherwise, also
+    for the basic set itself.
     """
 
     name: str
@@ -63,8 +63,9 @@ class Judgement(NamedTuple):
 
 
 def judge(held: "Mapping[str, NDArray[np.floating]]", basic: str) -> list[Judgement]:
-    r"""The rule for every set, the basic one included: the difference of two means and $\pm 1.96$ of its standard error
-    $\sqrt{s_s^2 / n_s + s_b^2 / n_b}$.
+    r"""The criterion for every set, including the basic one.
+
+    The interval is the difference of the means $\pm 1.96 \sqrt{s_s^2 / n_s + s_b^2 / n_b}$.
 
     Arguments:
         held: Set -> (n,) log-likelihoods of its held-out training images under its own VAE, nats.
@@ -82,11 +83,11 @@ def judge(held: "Mapping[str, NDArray[np.floating]]", basic: str) -> list[Judgem
     return found
 
 
-def ratios(done: Mapping[str, Trained]) -> dict[str, dict[str, float]]:
+def likelihood_ratios(done: Mapping[str, TrainedVAE]) -> dict[str, dict[str, float]]:
     """Mean log-likelihood of each test set over that of the held-out training images, for each VAE.
 
-    Below 1 the test set is more likely to this VAE than what it was trained on: both means are negative. Where they
-    are not, as densities may be, the ratio says nothing and is nan.
+    Both means are negative, so that below 1 the test set has the larger likelihood. If a mean is not negative, as for
+    densities, the ratio is nan.
     """
     found: dict[str, dict[str, float]] = {}
     for name, trained in done.items():
@@ -96,19 +97,19 @@ def ratios(done: Mapping[str, Trained]) -> dict[str, dict[str, float]]:
     return found
 
 
-def write(folder: Path, done: Mapping[str, Trained], judged: Sequence[Judgement]) -> None:
-    """simple_set.csv and ratios.csv, figures 2a and 2b.
+def write(folder: Path, done: Mapping[str, TrainedVAE], judged: Sequence[Judgement]) -> None:
+    """Write simple_set.csv, ratios.csv, figure_2a.svg and figure_2b.svg.
 
     Arguments:
-        folder: Where to.
+        folder: The output folder.
         done: The VAEs, the basic set's first.
-        judged: What the rule says of each.
+        judged: The criterion for each.
     """
     from oodgen.plots import comparisons, figures, style
 
     lines = [[*row, done[row.name].origin, "/".join(done[row.name].folder.parts[-3:])] for row in judged]
     write_text(folder / "simple_set.csv", _csv([*Judgement._fields, "origin", "run"], lines))
-    matrix = ratios(done)
+    matrix = likelihood_ratios(done)
     pairs = [[name, out, value] for name, row in matrix.items() for out, value in row.items()]
     write_text(folder / "ratios.csv", _csv(["trained_on", "test_set", "ratio"], pairs))
     held = {name: trained.held for name, trained in done.items()}

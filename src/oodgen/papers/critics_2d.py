@@ -1,10 +1,8 @@
 r"""`oodgen critics-2d --out FILE`: figure 2 of generative ensembles.
 
-The data are a Gaussian at (5, 5) in the plane.
-
-A flow says $\log p(x)$. Independent Wasserstein GANs are trained with a gradient penalty; then each one's generator is
-frozen, and its critic f goes on as a classifier of data against what that generator makes, $D = \sigma(f(x))$. Far from
-both a critic was told nothing, and there the critics differ, which is what the variance of D over them shows.
+The data are a Gaussian at (5, 5) in the plane. A flow models $\log p(x)$. Independent Wasserstein GANs are trained with
+a gradient penalty; then each generator is frozen, and its critic f is trained further as a classifier of data against
+samples, $D = \sigma(f(x))$. Far from both the critics are untrained and differ, as the variance of D shows.
 
 Source: Choi, Jang, Alemi 2019, figure 2. The networks and the further steps are those of the authors' code (critic
 2-10-5-1, generator 4-10-2 and linear; 10,000); the steps before are fewer than theirs (5,000), with Adam.
@@ -29,19 +27,19 @@ from oodgen.errors import UserError
 from oodgen.models.priors import Flow
 from oodgen.plots import style
 
-__all__ = ["Toy", "draw", "main", "train"]
+__all__ = ["Grid", "main", "plot", "train"]
 
 CENTRE, SIGMA, BATCH, CODE, PENALTY, CRITIC_STEPS = 5.0, 0.5, 128, 4, 10.0, 5
-SIDE = 81  # points along each axis of the picture, which spans [0, 10]
+SIDE = 81  # grid points along each axis, which spans [0, 10]
 
 
-class Toy(NamedTuple):
-    """What figure 2 shows on a grid of SIDE x SIDE points, rows from below.
+class Grid(NamedTuple):
+    """The values of figure 2 on a grid of SIDE x SIDE points, rows from below.
 
     Arguments:
         log_p: The flow's log-density, (SIDE, SIDE), nats.
         critics: D of each critic, (members, SIDE, SIDE).
-        made: What each generator makes, (members, n, 2).
+        made: Samples of each generator, (members, n, 2).
     """
 
     log_p: Tensor
@@ -49,20 +47,20 @@ class Toy(NamedTuple):
     made: Tensor
 
 
-class Members(nn.Sequential):
-    """Several dense networks side by side, as one; leaky ReLU between the layers, or nothing.
+class StackedNetworks(nn.Sequential):
+    """Several dense networks evaluated in parallel, with leaky ReLU between the layers, or linear.
 
-    A sum of their losses has for each one's weights the gradient of its own, so that together they train as apart.
+    The gradient of the sum of their losses is, for each one's weights, that of its own loss.
     """
 
     def __init__(self, members: int, widths: Sequence[int], linear: bool = False) -> None:
         layers: list[nn.Module] = []
         for below, above in pairwise(widths):
-            layers += [_Dense(members, below, above), nn.Identity() if linear else nn.LeakyReLU(0.2)]
+            layers += [_StackedLinear(members, below, above), nn.Identity() if linear else nn.LeakyReLU(0.2)]
         super().__init__(*layers[:-1])
 
 
-class _Dense(nn.Module):
+class _StackedLinear(nn.Module):
     def __init__(self, members: int, below: int, above: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(members, below, above).uniform_(-1, 1) / below**0.5)
@@ -73,18 +71,18 @@ class _Dense(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
-def train(members: int = 4, steps: int = 2000, further: int = 10_000, seed: int = 0) -> Toy:
-    """Train the flow and the GANs, and ask them.
+def train(members: int = 4, steps: int = 2000, further: int = 10_000, seed: int = 0) -> Grid:
+    """Train the flow and the GANs, and evaluate them on the grid.
 
     Arguments:
-        members: GANs.
-        steps: Of the flow, and of each generator, before each of which its critic takes five.
-        further: Steps of the critics against the frozen generators.
-        seed: Of weights, data and noise.
+        members: Number of GANs.
+        steps: Steps of the flow, and of each generator, with five critic steps before each.
+        further: Critic steps against the frozen generators.
+        seed: Seed of weights, data and noise.
     """
     torch.manual_seed(seed)
     flow = Flow(2, transforms=4, hidden=(32, 32))
-    generators, critics = Members(members, (CODE, 10, 2), linear=True), Members(members, (2, 10, 5, 1))
+    generators, critics = StackedNetworks(members, (CODE, 10, 2), linear=True), StackedNetworks(members, (2, 10, 5, 1))
     optimizer = torch.optim.Adam(flow.parameters(), 5e-3)
     for _ in range(steps):
         _step(optimizer, -flow().log_prob(_data(1)[0]).mean())
@@ -104,10 +102,10 @@ def train(members: int = 4, steps: int = 2000, further: int = 10_000, seed: int 
     grid = torch.cartesian_prod(axis, axis).flip(1)  # (x, y), y the slower one
     with torch.no_grad():
         value = critics(grid.expand(members, -1, 2)).sigmoid().view(members, SIDE, SIDE)
-        return Toy(flow().log_prob(grid).view(SIDE, SIDE), value, generators(_codes(members)))
+        return Grid(flow().log_prob(grid).view(SIDE, SIDE), value, generators(_codes(members)))
 
 
-def draw(toy: Toy) -> Figure:
+def plot(toy: Grid) -> Figure:
     r"""The density, each critic, and the variance of the critics; rings hold 39, 86 and 99 % of the data.
 
     $\log p$ is cut off 100 nats below its largest value.
@@ -116,15 +114,15 @@ def draw(toy: Toy) -> Figure:
     panels: list[tuple[str, Tensor, float | None]]
     panels = [("flow: log p", toy.log_p.clamp_min(toy.log_p.max() - 100), None)]
     panels += [(f"critic {i}: D", value, 1.0) for i, value in enumerate(toy.critics, 1)]
-    # a quarter is the most that the variance of numbers in [0, 1] can be
+    # the variance of numbers in [0, 1] is at most 1/4
     panels += [(f"variance of {members} D", toy.critics.var(0, correction=0), 0.25)]
     with matplotlib.rc_context(style.RC_PARAMS):
-        return _draw(toy, panels)
+        return _plot(toy, panels)
 
 
-def _draw(toy: Toy, panels: Sequence[tuple[str, Tensor, float | None]]) -> Figure:
+def _plot(toy: Grid, panels: Sequence[tuple[str, Tensor, float | None]]) -> Figure:
     figure, axes = style.panels(len(panels), 3, 2.7, 2.35)
-    colours = LinearSegmentedColormap.from_list("house", ["white", style.BLUE])
+    colours = LinearSegmentedColormap.from_list("white to blue", ["white", style.BLUE])
     turn = np.linspace(0, 2 * np.pi, 200)
     for i, (axis, (title, value, top)) in enumerate(zip(axes, panels, strict=False)):
         image = axis.imshow(value.numpy(), colours, extent=(0, 10, 0, 10), origin="lower", interpolation="bilinear")
@@ -151,7 +149,7 @@ def _codes(members: int) -> Tensor:
     return torch.randn(members, BATCH, CODE)
 
 
-def _critic_loss(critics: Members, true: Tensor, made: Tensor) -> Tensor:
+def _critic_loss(critics: StackedNetworks, true: Tensor, made: Tensor) -> Tensor:
     r"""$\mathbb E f(\tilde x) - \mathbb E f(x) + 10\, \mathbb E (\|\nabla f(\hat x)\| - 1)^2$, summed over members."""
     between = true + torch.rand(*true.shape[:2], 1) * (made - true)
     slope = torch.autograd.grad(critics(between.requires_grad_()).sum(), between, create_graph=True)[0]
@@ -184,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("--members must be at least 2, --steps and --further at least 1")
         torch.set_num_threads(1)  # more of them wait for each other on networks as small as these
         toy = train(options.members, options.steps, options.further, options.seed)
-        print(style.save(draw(toy), options.out))
+        print(style.save(plot(toy), options.out))
     except UserError as error:
         print(f"oodgen: {error}", file=sys.stderr)
         return 2

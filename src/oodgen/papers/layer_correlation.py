@@ -13,20 +13,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["codes", "correlation", "main"]
+__all__ = ["correlation", "main", "posterior_means"]
 
-ROWS = 1024  # features of one layer that are compared with all of another's at once: all would take gigabytes
+ROWS = 1024  # features of one layer per chunk, to limit memory
 
 
 def correlation(a: "Tensor", b: "Tensor") -> float:
-    r"""How well the features of one layer find themselves in another's, in [0, 1].
+    r"""The mean best absolute correlation between the features of two layers, in [0, 1].
 
     $$\frac12 \Big[ \frac1{d_a} \sum_i \max_j |r_{ij}| + \frac1{d_b} \sum_j \max_i |r_{ij}| \Big]$$
 
-    with $r_{ij}$ Pearson's correlation of feature i of the one with feature j of the other over the same N images. Two
-    models number their features as they like and with either sign, so each feature is compared with its best partner.
-    The best of many is not 0 for unrelated features: of d independent ones it is about $\sqrt{2 \ln d / N}$. Features
-    that do not vary are left out; where all of a layer are constant the value is nan.
+    with $r_{ij}$ Pearson's correlation of feature i of the one with feature j of the other over the same N images. The
+    order and sign of features are arbitrary, so each is compared with its best match. For d independent features the
+    value is not 0 but about $\sqrt{2 \ln d / N}$. Constant features are ignored; if all are constant the value is nan.
 
     Arguments:
         a, b: Features of the same images, (N, d_a) and (N, d_b), N > 2.
@@ -52,11 +51,11 @@ def correlation(a: "Tensor", b: "Tensor") -> float:
     return float(torch.stack([torch.cat(best).mean(), best_of_second.mean()]).mean())
 
 
-def codes(run: Path, x: Any) -> "list[Tensor]":
+def posterior_means(run: Path, x: Any) -> "list[Tensor]":
     """The posterior means of each layer of a finished run's model, (N, d), of stored images x (N, C, H, W).
 
     Raises:
-        UserError: the run is not finished, its model shows no posteriors, or it takes other images.
+        UserError: the run is not finished, its model has no posteriors, or it takes images of another shape.
     """
     import torch
 
@@ -80,7 +79,7 @@ def codes(run: Path, x: Any) -> "list[Tensor]":
 
 
 def _images(run: Path, name: str | None, count: int) -> "NDArray[Any]":
-    """The first test images of a set of a run, its inlier set if none is named."""
+    """The first test images of a set of a run, by default of its inlier set."""
     from oodgen.config.instantiate import build
     from oodgen.data.module import OODDataModule
     from oodgen.detector import config_of
@@ -110,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"--count {options.count} is too few to correlate; give 3 or more")
         names, folders = zip(*reconstructions.labels(options.runs).items(), strict=True)
         x = _images(folders[0], options.set, options.count)
-        first, second = (codes(folder, x) for folder in folders)
+        first, second = (posterior_means(folder, x) for folder in folders)
         matrix = [[correlation(a, b) for b in second] for a in first]
         from oodgen.plots import comparisons, style
 

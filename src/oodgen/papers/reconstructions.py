@@ -17,7 +17,7 @@ __all__ = ["labels", "main", "side_by_side"]
 
 
 def labels(folders: Sequence[Path]) -> dict[str, Path]:
-    """Each run by its experiment's name, with the seed and then the folder's name where that does not tell them apart.
+    """Unique labels of runs: the experiment's name, with the seed and the folder's name if needed.
 
     Raises:
         UserError: a folder is missing, is no finished run, or is given twice.
@@ -32,19 +32,19 @@ def labels(folders: Sequence[Path]) -> dict[str, Path]:
     names = {folder: str(about.get("experiment", folder.parent.name)) for folder, about in facts.items()}
     seeds = {folder: f"{name} seed {facts[folder].get('seed')}" for folder, name in names.items()}
     hashes = {folder: f"{seed} {folder.resolve().name}" for folder, seed in seeds.items()}
-    told = next(by for by in (names, seeds, hashes) if len(set(by.values())) == len(folders) or by is hashes)
-    return {label: folder for folder, label in told.items()}
+    labels = next(by for by in (names, seeds, hashes) if len(set(by.values())) == len(folders) or by is hashes)
+    return {label: folder for folder, label in labels.items()}
 
 
 def side_by_side(runs: Mapping[str, Path], sets: Sequence[str] = ()) -> "Figure":
-    """What finished runs make of the same images, decoded from all of z.
+    """A figure of the reconstructions of the same images by several finished runs.
 
     Arguments:
         runs: Label -> an evaluation's folder.
-        sets: Data sets; none given stands for all that every run has.
+        sets: Data sets; by default all that every run has.
 
     Raises:
-        UserError: a run has no reconstructions, or none of a set, or of other images than the others.
+        UserError: a run has no reconstructions, or lacks a set, or used other images than the others.
     """
     import numpy as np
 

@@ -18,7 +18,7 @@ from oodgen.config import messages
 from oodgen.data.__main__ import catalogue
 from oodgen.data.catalog import Dataset, load
 from oodgen.errors import UserError
-from oodgen.papers.choice import Trained, judge, write
+from oodgen.papers.choice import TrainedVAE, judge, write
 from oodgen.runs import record, results
 from oodgen.runs.locations import config_dir
 
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Absent", "Cell", "collect", "main", "origin", "plan"]
+__all__ = ["MissingSet", "PlannedRun", "main", "origin", "plan_run", "train_all"]
 
 EXPERIMENT = "fashion_mnist_bpvae_plain"
 
 Launch = Callable[[Sequence[str]], int]
 
 
-class Absent(UserError):
-    """A set that is not there to be trained on: no fault of its run."""
+class MissingSet(UserError):
+    """A candidate set without usable train or test split."""
 
 
-class Cell(NamedTuple):
-    """One VAE of the comparison.
+class PlannedRun(NamedTuple):
+    """The run of one VAE of the comparison.
 
     Arguments:
         name: The set it is trained on.
-        overrides: Of `python -m oodgen.run`.
+        overrides: Arguments of `python -m oodgen.run`.
         folder: The evaluation's folder.
         config: The resolved config.
     """
@@ -53,14 +53,14 @@ class Cell(NamedTuple):
     config: Mapping[str, Any]
 
 
-def plan(name: str, sets: Sequence[str], seed: int, extra: Sequence[str] = ()) -> Cell:
-    """The cell that trains on one of the sets and scores the others.
+def plan_run(name: str, sets: Sequence[str], seed: int, extra: Sequence[str] = ()) -> PlannedRun:
+    """The run that trains on one of the sets and scores the others.
 
     Arguments:
         name: The set to train on.
         sets: All sets of the comparison.
-        seed: Of the run.
-        extra: Further overrides, the same for every cell.
+        seed: Seed of the run.
+        extra: Further overrides, the same for every run.
 
     Raises:
         UserError: the overrides do not fit the config.
@@ -71,12 +71,12 @@ def plan(name: str, sets: Sequence[str], seed: int, extra: Sequence[str] = ()) -
     who = [f"+experiment={EXPERIMENT}", f"name=bpvae_simple_set_{name}", f"seed={seed}"]
     overrides = [*who, f"dataset@data.inlier={name}", *out, *extra]
     config = _compose(overrides)
-    return Cell(name, overrides, Path(record.folder_of(config)), config)
+    return PlannedRun(name, overrides, Path(record.folder_of(config)), config)
 
 
 @cache
 def _shipped() -> set[str]:
-    """The out sets that the experiment brings along."""
+    """The out sets of the experiment's config."""
     return set(_compose([f"+experiment={EXPERIMENT}"])["data"]["out"])
 
 
@@ -88,53 +88,55 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         raise UserError(messages.line(error, overrides)) from error
 
 
-def origin(cell: Cell) -> str:
-    """Which images the set of a cell has to train on, e.g. "official train split".
+def origin(cell: PlannedRun) -> str:
+    """A description of the training images of a run, e.g. "official train split".
 
     Raises:
-        Absent: it has no train or no test split, or not here.
-        UserError: what is there is damaged.
+        MissingSet: the set has no train or test split, or its files are missing.
+        UserError: its files are damaged.
     """
     dataset = catalogue()[cell.name]
     if not isinstance(dataset, Dataset):
-        raise Absent("it has no train split of its own")
+        raise MissingSet("it has no train split of its own")
     if cell.config["smoke"]:
         return "random images (smoke)"
     found = []
     for split in ("train", "test"):
         if dataset.sizes and split not in dataset.sizes:
-            raise Absent(f"it has no {split} split")
+            raise MissingSet(f"it has no {split} split")
         try:
             found.append(load(dataset, split, Path(cell.config["data"]["root"])).origin)
         except UserError as error:
             if isinstance(error.__cause__, FileNotFoundError):
-                raise Absent(str(error).removeprefix(f"{dataset.name}: ")) from error
+                raise MissingSet(str(error).removeprefix(f"{dataset.name}: ")) from error
             raise
     return found[0]
 
 
-def collect(cells: Sequence[Cell], launch: Launch) -> tuple[dict[str, Trained], dict[str, str], dict[str, str]]:
-    """Train every VAE, or find it trained: the finished ones, and why sets were skipped or their VAEs failed.
+def train_all(
+    cells: Sequence[PlannedRun], launch: Launch
+) -> tuple[dict[str, TrainedVAE], dict[str, str], dict[str, str]]:
+    """Train all VAEs, reusing finished ones; return these, and the reasons for skipped and failed sets.
 
     Arguments:
-        cells: The basic set's cell, and then the candidates'.
-        launch: Runs the overrides of a cell; returns the exit code.
+        cells: The run of the basic set, then those of the candidates.
+        launch: From overrides to the exit code of their run.
 
     Raises:
-        UserError: there is no VAE of the basic set, and so nothing to compare with.
+        UserError: the VAE of the basic set could not be trained.
     """
-    done: dict[str, Trained] = {}
+    done: dict[str, TrainedVAE] = {}
     skipped: dict[str, str] = {}
     failed: dict[str, str] = {}
     for i, cell in enumerate(cells):
         print(f"{cell.name}, {i + 1} of {len(cells)}", file=sys.stderr, flush=True)
         try:
             images = origin(cell)
-            _finish(cell, launch)
-            done[cell.name] = Trained(
-                _held(cell.folder), results.read(cell.folder / "results.csv"), cell.folder, images
+            _run_to_end(cell, launch)
+            done[cell.name] = TrainedVAE(
+                _held_out_log_likelihoods(cell.folder), results.read(cell.folder / "results.csv"), cell.folder, images
             )
-        except Absent as error:
+        except MissingSet as error:
             skipped[cell.name] = str(error)
         except UserError as error:
             failed[cell.name] = str(error)
@@ -143,8 +145,8 @@ def collect(cells: Sequence[Cell], launch: Launch) -> tuple[dict[str, Trained], 
     return done, skipped, failed
 
 
-def _finish(cell: Cell, launch: Launch) -> None:
-    """Leave a finished evaluation in the cell's folder."""
+def _run_to_end(cell: PlannedRun, launch: Launch) -> None:
+    """Run a plan until its evaluation is finished."""
     code = launch(cell.overrides)
     if code != 0:
         state = record.read_state(cell.folder)
@@ -152,7 +154,7 @@ def _finish(cell: Cell, launch: Launch) -> None:
         raise UserError(f"{state['state']}: {state['why']}" if ended else f"its run ended with exit code {code}")
 
 
-def _held(folder: Path) -> "NDArray[np.floating]":
+def _held_out_log_likelihoods(folder: Path) -> "NDArray[np.floating]":
     import numpy as np
 
     from oodgen.evaluation import calibration
@@ -164,12 +166,12 @@ def _held(folder: Path) -> "NDArray[np.floating]":
 
 
 def _launch(overrides: Sequence[str]) -> int:
-    """One process for each cell: the code, the resuming and the exit codes of `python -m oodgen.run`."""
+    """Start `python -m oodgen.run` as a process, with its resuming and exit codes."""
     child = subprocess.Popen([sys.executable, "-m", "oodgen.run", *overrides], stdout=subprocess.DEVNULL)
     try:
         return child.wait()
     except BaseException:
-        child.terminate()  # it writes down how far it came; the same command continues
+        child.terminate()  # it saves a checkpoint; the same command continues
         child.wait()
         raise
 
@@ -178,8 +180,8 @@ def _run(options: argparse.Namespace, extra: Sequence[str], launch: Launch) -> i
     sets = list(dict.fromkeys([options.basic, *options.candidates]))
     if len(sets) < 2:
         raise UserError(f"{options.basic} alone is no comparison; name other sets with --candidates")
-    cells = [plan(name, sets, options.seed, extra) for name in sets]
-    done, skipped, failed = collect(cells, launch)
+    cells = [plan_run(name, sets, options.seed, extra) for name in sets]
+    done, skipped, failed = train_all(cells, launch)
     if len(done) < 2:
         reasons = "; ".join(f"{name}: {why}" for name, why in (skipped | failed).items())
         raise UserError(f"there is nothing to compare {options.basic} with, {reasons}")

@@ -37,7 +37,7 @@ def correlation_matrix(matrix: Sequence[Sequence[float]], names: Sequence[str], 
         for side, label, count in (("y", names[0], values.shape[0]), ("x", names[1], values.shape[1])):
             getattr(axis, f"set_{side}ticks")(range(count), [f"z{i + 1}" for i in range(count)])
             getattr(axis, f"set_{side}label")(label)
-        axis.set_title(f"on {images}")  # left, as LOOK has it
+        axis.set_title(f"on {images}")
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
         return figure

@@ -1,4 +1,4 @@
-"""The callback that saves a training: the last checkpoint to resume from, the best and some to score."""
+"""The checkpoint callback: last (to resume from), best, and chosen epochs."""
 
 import time
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ __all__ = ["Checkpoints"]
 
 
 class Checkpoints(Callback):
-    """Saves last.ckpt every so often and at each epoch's end, best.ckpt, and epochN.ckpt of chosen epochs.
+    """Saves last.ckpt periodically and after each epoch, best.ckpt, and epochN.ckpt of chosen epochs.
 
     Arguments:
-        folder: Where.
+        folder: Folder of the checkpoints.
         seconds: Time between saves of last.ckpt within an epoch.
-        monitor: What makes a checkpoint the best, larger = better; None where nothing does.
-        epochs: Epochs after which to keep a copy of the weights, from 1.
+        monitor: Name of the validation metric that selects the best checkpoint, larger = better; None for no best.
+        epochs: Epochs, counted from 1, after which to save the weights.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Checkpoints(Callback):
         self.best, self.step = state_dict["best"], state_dict["step"]
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # Lightning forgets where its loader stood if a learning rate's course asked for the number of steps before
+        # Lightning loses the loader's state if a learning-rate schedule asked for the number of steps before
         trainer.train_dataloader.load_state_dict({"step": self.step})  # type: ignore[union-attr]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self.step = batch.step + 1
-        # the last batch of an epoch is saved after its validation, or a resumed run would skip that validation
+        # after the last batch of an epoch save only after validation, which a resumed run would otherwise skip
         if time.monotonic() - self.saved_at >= self.seconds and not trainer.is_last_batch:
             self._save(trainer)
 
@@ -75,7 +75,7 @@ class Checkpoints(Callback):
             "epoch": trainer.current_epoch,
             "global_step": trainer.global_step,
         }
-        # an averaging callback puts its average in the place of the weights; Lightning's weights_only would not ask it
+        # weight-averaging callbacks replace the weights here; Lightning's weights_only would not call them
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             callback.on_save_checkpoint(trainer, module, content)
         module.on_save_checkpoint(content)

@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, found by name, and read without executing what is in them."""
+"""Checkpoint files: atomic writing, lookup by name, and reading without executing code."""
 
 import io
 import re
@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from oodgen.errors import UserError
 from oodgen.runs.files import whole
 
-__all__ = ["find", "load_weights", "read_checkpoint", "save_weights"]
+__all__ = ["find_checkpoint", "load_weights", "read_checkpoint", "save_weights"]
 
 
 def save_weights(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint to score but not to resume from: `state_dict`, `epoch` and `global_step`."""
-    bytes_ = io.BytesIO()  # torch writing to a full disk hides that it is full
+    """Write a checkpoint for scoring (not for resuming): `state_dict`, `epoch` and `global_step`."""
+    bytes_ = io.BytesIO()  # torch.save to a file hides that the disk is full
     torch.save(content, bytes_)
     with whole(path) as temporary:
         temporary.write_bytes(bytes_.getbuffer())
 
 
-def find(folder: Path, name: str) -> Path:
-    """The checkpoint of that name ("last", "best", "epoch3") in a training's directory.
+def find_checkpoint(folder: Path, name: str) -> Path:
+    """The path of a checkpoint ("last", "best", "epoch3") in a training's directory.
 
     Raises:
-        UserError: it is not there; lists those that are.
+        UserError: it does not exist; the message lists those that do.
     """
     path = folder / "checkpoints" / f"{name}.ckpt"
     if not path.is_file():
@@ -38,10 +38,10 @@ def find(folder: Path, name: str) -> Path:
 
 
 def load_weights(module: nn.Module, path: Path, prefix: str = "model.") -> None:
-    """Load a checkpoint's weights into a model; nothing in the file is executed.
+    """Load a checkpoint's weights into a model, without executing code in the file.
 
     Raises:
-        UserError: the file is damaged or hostile, or its weights are of another architecture.
+        UserError: the file is damaged, contains code, or has weights of another architecture.
     """
     state = read_checkpoint(path)["state_dict"]
     weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -62,10 +62,10 @@ def load_weights(module: nn.Module, path: Path, prefix: str = "model.") -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU; refuses anything but tensors and plain values.
+    """The content of a checkpoint, on the CPU; only tensors and plain values are accepted.
 
     Raises:
-        UserError: the file is damaged, or holds something else.
+        UserError: the file is damaged or contains other objects.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""The training curves of a run as one CSV file that survives a resume, and who else hears of them."""
+"""Training curves as a CSV file that is continued after a resume, forwarded to other loggers."""
 
 import csv
 import io
@@ -11,19 +11,18 @@ from pytorch_lightning.loggers.logger import Logger
 from oodgen.errors import UserError
 from oodgen.runs.files import write_text
 
-__all__ = ["Curves"]
+__all__ = ["CurvesLogger"]
 
 
-class Curves(Logger):
-    """Appends to metrics.csv, one row per logged step, and hands each row to other loggers.
+class CurvesLogger(Logger):
+    """Appends to metrics.csv, one row per logged step, and forwards each row to other loggers.
 
-    Lightning's own CSVLogger deletes what an interrupted run had written. This one keeps it: the first row of a
-    resumed run drops the rows that the interrupted one had written from that step on, and a half-written last line.
-    The other loggers receive the rows that are kept too, so that their curves are whole.
+    Unlike Lightning's CSVLogger it keeps the rows of an interrupted run: the first row of a resumed run only removes
+    the rows from its step on, and an incomplete last line. The other loggers receive the kept rows too.
 
     Arguments:
         path: The file.
-        loggers: The others.
+        loggers: Loggers that receive the same rows.
 
     Raises:
         UserError: the file is damaged, or the disk is full.
@@ -50,7 +49,7 @@ class Curves(Logger):
         return ""
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the resolved config stands beside the file."""
+        """Does nothing: the resolved config is stored beside the file."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         step = step or 0
@@ -75,7 +74,7 @@ class Curves(Logger):
         self.replay([row])
 
     def replay(self, rows: Sequence[Mapping[str, str]] | None = None) -> None:
-        """Hand rows to the other loggers; by default all that the file holds."""
+        """Send rows, by default all rows of the file, to the other loggers."""
         for row in self.rows if rows is None else rows:
             numbers = {name: float(value) for name, value in row.items() if value and name != "step"}
             for logger in self.loggers:

@@ -1,4 +1,4 @@
-"""The best setting of the device at hand: precision, memory format, threads, and which GPU."""
+"""Device settings: accelerator, precision, memory format, compilation, threads, and the choice of a GPU."""
 
 import logging
 import os
@@ -15,25 +15,24 @@ from torch import nn
 
 from oodgen.errors import UserError
 
-__all__ = ["Device", "one_gpu"]
+__all__ = ["Device", "exclusive_gpu"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Device:
-    """How to compute.
+    """Settings of the computation.
 
     Arguments:
         accelerator: "auto", "cpu" or "gpu".
-        precision: "auto", "32" or "bf16". Automatic is bf16 where the device multiplies it natively (an Nvidia GPU
-            from Ampere on; a CPU with AMX or AVX-512 bf16): measured 1.3-4 times faster there, slower elsewhere.
-            Log-probabilities and sums stay in float32.
-        channels_last: Memory format of images and convolutions; "auto" is true: 1.1-1.2 times faster with
-            bf16, no clear difference with fp32.
-        compile: torch.compile the model's forward pass, for methods that train by it, as maximum likelihood: worth its
-            minute on a GPU and in long runs.
-        threads: CPU threads of torch; None for its own choice. Bit-equal results need equal numbers.
+        precision: "auto", "32" or "bf16". "auto" is bf16 on devices with native support (Nvidia GPUs from Ampere on,
+            CPUs with AMX or AVX-512 bf16), where it measured 1.3-4 times faster; slower elsewhere. Log-probabilities
+            and sums are computed in float32.
+        channels_last: Memory format of images and convolutions; "auto" is true, which measured 1.1-1.2 times faster
+            with bf16 and equal with fp32.
+        compile: torch.compile the model's forward pass, for methods that call it (maximum likelihood).
+        threads: CPU threads of torch; None for torch's default. Bit-equal results need equal numbers of threads.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -51,7 +50,7 @@ class Device:
             raise UserError("device.accelerator=gpu, but torch sees no GPU here; use device.accelerator=auto")
 
     def resolved(self) -> "Device":
-        """The same with nothing left automatic; this is what the record states."""
+        """The settings with every "auto" resolved, as in the record."""
         gpu = self.accelerator != "cpu" and torch.cuda.is_available()
         precision = str(self.precision)
         if precision == "auto":
@@ -72,7 +71,7 @@ class Device:
         return torch.device("cuda", torch.cuda.current_device()) if self.accelerator == "gpu" else torch.device("cpu")
 
     def trainer(self) -> dict[str, Any]:
-        """The arguments of a Lightning Trainer that say the same."""
+        """The equivalent arguments of a Lightning Trainer."""
         devices = [torch.cuda.current_device()] if self.accelerator == "gpu" else 1
         return {
             "accelerator": self.accelerator,
@@ -80,13 +79,13 @@ class Device:
             "precision": "bf16-mixed" if self.precision == "bf16" else "32-true",
         }
 
-    def place(self, model: nn.Module) -> None:
-        """Give a model its memory format."""
+    def set_memory_format(self, model: nn.Module) -> None:
+        """Convert a model to channels-last if set."""
         if self.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def autocast(self) -> AbstractContextManager:
-        """The precision, as a context for code outside of Lightning's Trainer."""
+        """The autocast context of the precision, for code outside of Lightning's Trainer."""
         return torch.autocast(self.torch.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
 
@@ -95,10 +94,10 @@ def _cpu_has_bf16() -> bool:
 
 
 @contextmanager
-def one_gpu() -> Iterator[None]:
-    """With several GPUs, take one that no other job of this machine holds, so that each job of a sweep has its own."""
+def exclusive_gpu() -> Iterator[None]:
+    """With several GPUs, reserve one that no other job of this machine uses, for instance jobs of one sweep."""
     count = torch.cuda.device_count()
-    # an index counts the visible GPUs only, so name a lock by what makes them visible; /tmp is shared with other users
+    # indices count visible GPUs only, so locks are named by CUDA_VISIBLE_DEVICES; /tmp is shared with other users
     names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
     locks = [FileLock(Path(gettempdir()) / f"oodgen-{os.getuid()}-gpu-{name.strip()}.lock") for name in names]
     if len(locks) < 2:
@@ -115,4 +114,4 @@ def one_gpu() -> Iterator[None]:
         finally:
             lock.release()
         return
-    yield  # more jobs than GPUs: share the current one
+    yield  # more jobs than GPUs: the current one is shared

@@ -1,4 +1,4 @@
-"""Fit a method to its data in a directory of its own, or continue where a killed process stopped."""
+"""Training of a method with Lightning, in its own directory, resumable."""
 
 import logging
 import signal
@@ -19,7 +19,7 @@ from oodgen.data.module import OODDataModule
 from oodgen.errors import UserError
 from oodgen.training.callback import Checkpoints
 from oodgen.training.checkpoints import load_weights, read_checkpoint
-from oodgen.training.curves import Curves
+from oodgen.training.curves import CurvesLogger
 from oodgen.training.device import Device
 
 __all__ = ["fit"]
@@ -37,44 +37,44 @@ def fit(
     loggers: Sequence[Logger] = (),
     snapshots: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Train to the end, from the last checkpoint in `folder` if there is one.
+    """Train to the end, starting from the last checkpoint in `folder` if there is one.
 
     Arguments:
         method: The method with its model.
         data: The data.
-        folder: The training's directory; metrics.csv and checkpoints/ are written there.
+        folder: The training's directory, where metrics.csv and checkpoints/ are written.
         device: Precision, memory format, compilation.
         options: Arguments of Lightning's Trainer.
-        callbacks: Further ones.
-        loggers: They receive what metrics.csv does, from the training's first step on.
-        snapshots: Epochs whose weights to keep.
+        callbacks: Further callbacks.
+        loggers: Loggers that receive all rows of metrics.csv, from the first step on.
+        snapshots: Epochs after which to save the weights.
 
     Returns:
-        Seconds of this process, steps and epochs altogether, and what the method says of itself.
+        `seconds` of this process, total `steps` and `epochs`, and the method's `training_summary`.
 
     Raises:
-        UserError: the checkpoint to resume from is damaged, a Trainer option does not exist, trains nothing, or
-            cannot be had where two optimisers take turns; there is nothing to compile.
-        Diverged: from the method.
+        UserError: the checkpoint to resume from is damaged; a Trainer option is unknown, trains nothing, or is not
+            supported with two optimisers; `device.compile` for a method that does not call the forward pass.
+        Diverged: see `Method`.
     """
-    _check(options, method)
+    _check_trainer_options(options, method)
     if device.compile and not method.calls_forward:
         name = type(method).__name__
         raise UserError(f"device.compile compiles a model's forward pass, which {name} does without; leave it out")
-    for path in folder.glob("hpc_ckpt_*.ckpt"):  # left by Lightning in a Slurm job; it would resume from it unasked
+    for path in folder.glob("hpc_ckpt_*.ckpt"):  # written by Lightning in a Slurm job, which would resume from it
         path.unlink()
     last = folder / "checkpoints" / "last.ckpt"
     resume = last if last.is_file() else None
-    _quiet()
+    _silence_lightning()
     terminal = sys.stderr.isatty()
     monitor = f"val/{method.monitor}" if method.selects_best else None
-    bar: list[Callback] = [TQDMProgressBar(refresh_rate=20)] if terminal else [_Lines()]
+    bar: list[Callback] = [TQDMProgressBar(refresh_rate=20)] if terminal else [_ProgressLines()]
     try:
         trainer = pl.Trainer(
             **device.trainer(),
             **options,
-            plugins=[LightningEnvironment()],  # or Lightning takes a Slurm job's tasks for its own and requeues the job
-            logger=Curves(folder / "metrics.csv", loggers),
+            plugins=[LightningEnvironment()],  # otherwise Lightning uses the tasks of a Slurm job and requeues it
+            logger=CurvesLogger(folder / "metrics.csv", loggers),
             callbacks=[*bar, *callbacks, Checkpoints(folder / "checkpoints", monitor=monitor, epochs=snapshots)],
             enable_checkpointing=False,
             enable_progress_bar=terminal,
@@ -86,12 +86,12 @@ def fit(
         )
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"trainer: {str(error).split('() ')[-1]}; see conf/trainer for what there is") from error
-    device.place(method)
+    device.set_memory_format(method)
     data.setup()
     if resume is None:
         method.initialise(data.train_dataloader().batch(0))  # type: ignore[operator]
     else:
-        # Lightning does it again, but explains less
+        # Lightning does it again, with less helpful errors
         load_weights(method.model, resume)  # type: ignore[arg-type]
         epoch = read_checkpoint(resume)
         log.info("resuming at step %d (epoch %d)", epoch["global_step"], epoch["epoch"])
@@ -101,7 +101,7 @@ def fit(
     try:
         trainer.fit(method, datamodule=data, ckpt_path=resume)
     except SIGTERMException:
-        # Lightning would end the process with 0, as if it had finished
+        # Lightning would exit with code 0
         raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit as error:
         if error.code == 1 and trainer.interrupted:  # what Lightning makes of Ctrl-C
@@ -116,8 +116,8 @@ def fit(
     }
 
 
-def _check(options: Mapping[str, Any], method: pl.LightningModule) -> None:
-    """What Lightning would take without a word, or refuse late."""
+def _check_trainer_options(options: Mapping[str, Any], method: pl.LightningModule) -> None:
+    """Raise UserError for options that Lightning would ignore, or reject late."""
     clip, turns = options.get("gradient_clip_val"), not method.automatic_optimization
     if turns and clip:
         mend = "use method.clip" if hasattr(method, "clip") else "leave it out"
@@ -133,8 +133,8 @@ def _check(options: Mapping[str, Any], method: pl.LightningModule) -> None:
             raise UserError(f"trainer.{name}=0 trains nothing; give at least 1, or -1 for no limit")
 
 
-class _Lines(Callback):
-    """Where there is no terminal: one line at each validation instead of a bar."""
+class _ProgressLines(Callback):
+    """One log line at each validation, instead of a progress bar, if stderr is no terminal."""
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.start, self.step = time.perf_counter(), trainer.global_step
@@ -145,15 +145,15 @@ class _Lines(Callback):
         rate = steps * batch / (time.perf_counter() - self.start)
         monitor: str = module.monitor  # type: ignore[assignment]
         value = trainer.callback_metrics.get(f"val/{monitor}")
-        said = ""
+        metric = ""
         if value is not None:
             words = f"{float(value):.2f} nats" if monitor in ("bound", "log_py") else f"{float(value):.4g}"
-            said = f"validation {'log p(y|x)' if monitor == 'log_py' else monitor.replace('_', ' ')} {words}, "
-        log.info("step %d: %s%.0f images/s", trainer.global_step, said, rate)
+            metric = f"validation {'log p(y|x)' if monitor == 'log_py' else monitor.replace('_', ' ')} {words}, "
+        log.info("step %d: %s%.0f images/s", trainer.global_step, metric, rate)
 
 
-def _quiet() -> None:
-    """Lightning's tips and its warnings about choices made here on purpose."""
+def _silence_lightning() -> None:
+    """Suppress Lightning's tips, and warnings about deliberate choices."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.accelerators.cuda").setLevel(logging.WARNING)
     for message in (
