@@ -1,6 +1,7 @@
 """A grid of cells: a failed one is recorded and named, the others finish, and nothing is done twice."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -8,12 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from filelock import FileLock
+from hydra.core.plugins import Plugins
 
 from oodgen import run
 from oodgen.training import device
 
 FAST = ["smoke=true", "model=hvae_tiny", "+experiment=quickstart", "device.accelerator=cpu"]
+FEW = [f"~data.out.{name}" for name in ("glyphs", "uniform_noise", "gaussian_noise", "hflip", "vflip")]
 
 
 def _states(runs: Path) -> list[str]:
@@ -59,6 +63,43 @@ def test_cells_of_one_training_share_it(command, tmp_path):
         path.name.rsplit("-", 1)[0] for path in asked
     }
     assert new == {"bounds-kmnist", "image-kmnist"}
+
+
+def test_a_sweeper_is_told_a_number_of_each_cell(command, tmp_path, monkeypatch):
+    launcher = Plugins.instance().class_name_to_class["hydra._internal.core_plugins.basic_launcher.BasicLauncher"]
+    told, launch = [], launcher.launch
+
+    def recorded(self, *arguments, **options):
+        returns = launch(self, *arguments, **options)
+        told.extend(cell.return_value for cell in returns)
+        return returns
+
+    monkeypatch.setattr(launcher, "launch", recorded)
+    named = ["objective.score=llr_1", "objective.metric=auroc", "objective.set=digits"]
+    for _ in ("made", "found finished"):
+        assert command("-m", *FAST, *FEW, *named, "method.decay=constant,crooked").code == 2
+    (rows,) = {path.read_text() for path in (tmp_path / "runs").glob("smoke/eval/*/*/results.csv")}
+    value = next(float(row.split(",")[7]) for row in rows.splitlines() if ",digits,llr>1,auroc," in row)
+    assert told == [value, math.inf, value, math.inf]
+    ended = command(*FAST, *FEW, "method.decay=constant", *named[:2], "objective.set=nope")
+    assert ended.code == 2 and "objective.set=nope is not there; there is: digits" in ended.error
+    assert _states(tmp_path / "runs") == ["done", "failed"], "another objective is no other evaluation"
+    ended = command(*FAST, *FEW, "seed=7", "objective.score=lr_1")
+    assert ended.code == 2 and "objective.score=lr_1 is not there; there is: l_0 (l>0)," in ended.error
+    assert len(_trained(tmp_path / "runs")) == 1, "refused before the training"
+
+
+def test_optuna_takes_three_trials_and_goes_on_after_a_failed_one(command, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    grid = ["-m", *FAST, *FEW, "hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1", "hydra.sweeper.direction=maximize"]
+    named = ["objective.score=kl_1", "objective.metric=auroc", "objective.set=digits", "hydra/sweeper/sampler=grid"]
+    ended = command(*grid, *named, "hydra.sweeper.n_trials=3", "method.optimizer.lr=choice(0.001,0.01,-1)")
+    assert ended.code == 2 and "1 of 3 cells failed: method.optimizer.lr=-1" in ended.error
+    (found,) = (tmp_path / "runs" / "sweeps").glob("*/optimization_results.yaml")
+    best = yaml.safe_load(found.read_text())
+    assert best["best_params"]["method.optimizer.lr"] > 0 and 0 <= best["best_value"] <= 1
+    ended = command(*grid, "hydra.sweeper.n_trials=1", "method.optimizer.lr=choice(0.001,0.001)")
+    assert ended.code == 2 and "no validation bound" in ended.err, "two steps reach no validation"
 
 
 def test_wandb_runs_are_not_shared(command, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -24,7 +25,7 @@ from oodgen.evaluation.calibration import calibrate
 from oodgen.evaluation.latent_usage import usage
 from oodgen.evaluation.rehearsal import rehearse
 from oodgen.report import loggers, page
-from oodgen.runs import record, results
+from oodgen.runs import objective, record, results
 from oodgen.runs.files import whole, write_text
 from oodgen.training import assembly
 from oodgen.training.checkpoints import find_checkpoint, load_weights
@@ -71,6 +72,8 @@ def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None
     train_dir = root / "train" / fingerprint
     sets = data.test_sets()  # first of all: a set that is missing should not cost a training
     attack.check(method.model, data.attacks)
+    who = (config["name"], fingerprint, config["seed"])
+    _check_objective(components, who, [*sets, *data.attacks])
     data.setup()
     if config["checkpoint"] not in ("last", "best", *(f"epoch{n}" for n in config["snapshots"])):
         find_checkpoint(train_dir, config["checkpoint"])  # a training that will not leave it should not run for it
@@ -94,7 +97,6 @@ def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None
         scores = evaluate.fit_scores(components.scores, validation)
         calibrate(evaluated, components.probes, data, folder)
         sets |= attack.craft(evaluated, data.attacks, sets[data.inlier.name])
-        who = (config["name"], fingerprint, config["seed"])
         values: dict[str, dict[str, np.ndarray]] = {}
         means: dict[str, dict[str, np.ndarray]] = {}
         for name, test in sets.items():
@@ -119,6 +121,15 @@ def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None
         _write_record(components, folder, train_dir, sets, cost | {"seconds": seconds}, said)
         page.write(folder)
         loggers.publish(views, folder)
+
+
+def _check_objective(components: Components, who: tuple[str, str, int], sets: Sequence[str]) -> None:
+    """Raise UserError for an objective that no evaluation could give, as far as that is known before the training."""
+    wanted = components.config["objective"]
+    if wanted["score"] is not None and not re.fullmatch(r"class|z\d+", str(wanted["score"])):
+        scores, means = (dict.fromkeys(names, np.arange(2.0)) for names in (components.scores, components.means))
+        oracle = components.config["oracle"]
+        objective.choose(evaluate.rows(who, dict.fromkeys(sets, scores), 1, oracle, dict.fromkeys(sets, means)), wanted)
 
 
 def _train(components: Components, folder: Path, views: Sequence[Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ finished before start at once.
 
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, NoReturn
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -31,7 +33,7 @@ from oodgen.config import messages, plugins
 from oodgen.config.usage import usage
 from oodgen.errors import UserError
 from oodgen.report import render
-from oodgen.runs import record, results
+from oodgen.runs import objective, record, results
 from oodgen.runs.files import write_text
 from oodgen.runs.invocation import program
 from oodgen.runs.locations import config_dir
@@ -99,19 +101,22 @@ ConfigStore.instance().store(group="hydra/launcher", name="joblib", node=joblib,
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="run")
-def _job(config: DictConfig) -> None:
+def _job(config: DictConfig) -> float | None:
     logging.raiseExceptions = False  # a full disk is said once, not at each line of log.txt
     hydra_config = HydraConfig.get()
-    why = None
+    result, why = None, None
     try:
         _admit(hydra_config.overrides.task)  # a worker on another machine does not have this command's environment
         if unsaid := sorted(set(map(str, config.plugins)) - set(plugins.admitted())):
             raise UserError(f"plugins={unsaid} stands in a config file; only the command line admits a package")
         _cell(config, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
+        result = _objective(config, hydra_config)
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
         why = str(error)
+        # the worst number, so that a sweeper goes on elsewhere; nan would stop Optuna
+        result = -math.inf if "maximize" in str(hydra_config.sweeper.get("direction", "")) else math.inf
         if not isinstance(error, UserError):
             file_log.exception("unexpected error")
             traceback = Path(hydra_config.runtime.output_dir) / "log.txt"
@@ -126,6 +131,18 @@ def _job(config: DictConfig) -> None:
         write_text(cells / f"{number:06d}.json", json.dumps(cell))
     elif why is not None:  # on another machine: the launcher carries it, so a plain exception with one argument
         raise UserError(why)
+    return result
+
+
+def _objective(config: DictConfig, hydra_config: HydraConf) -> float | None:
+    """What a sweeper is told of a finished cell; None where there is no such number and nobody asks for it."""
+    try:
+        return objective.value(Path(hydra_config.runtime.output_dir), config.objective, config.checkpoint)
+    except UserError:
+        basic = hydra_config.mode == RunMode.RUN or hydra_config.sweeper._target_.endswith(".BasicSweeper")
+        if not basic or any(part is not None for part in config.objective.values()):
+            raise
+        return None
 
 
 def _cell(config: DictConfig, folder: Path, overrides: list[str]) -> None:
@@ -210,8 +227,8 @@ def main() -> None:
         _stop(str(failed[0].why), 2)
     if failed:
         common = set(cells[0].overrides).intersection(*(cell.overrides for cell in cells))
-        names = (" ".join(option for option in cell.overrides if option not in common) for cell in failed)
-        _stop(f"{len(failed)} of {len(cells)} cells failed: {'; '.join(names)}", 2)
+        told = [[option for option in cell.overrides if option not in common] or cell.overrides for cell in failed]
+        _stop(f"{len(failed)} of {len(cells)} cells failed: {'; '.join(map(' '.join, told))}", 2)
 
 
 def _terminated(*_: Any) -> NoReturn:

@@ -82,7 +82,9 @@ def test_the_training_is_another(override):
     assert record.fingerprint(_config(override)) != record.fingerprint(_config())
 
 
-@pytest.mark.parametrize("override", ["runs=r", "logger=wandb", "retrain=true", "data.root=elsewhere"])
+@pytest.mark.parametrize(
+    "override", ["runs=r", "logger=wandb", "retrain=true", "data.root=elsewhere", "objective.score=llr_1"]
+)
 def test_the_evaluation_is_the_same(override):
     assert record.folder_of(_config(override)) == record.folder_of(_config())
 

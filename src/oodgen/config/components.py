@@ -25,7 +25,8 @@ __all__ = ["Components", "brief", "build_components"]
 # fmt: off
 KEYS = (
     "name", "paper", "paper_method", "seed", "smoke", "retrain", "runs", "checkpoint", "eval_seed", "snapshots",
-    "notes", "plugins", "data", "model", "method", "probes", "scores", "controls", "means", "oracle", "trainer",
+    "notes", "plugins", "data", "model", "method", "probes", "scores", "controls", "means", "oracle", "objective",
+    "trainer",
     "callbacks", "logger", "device",
 )
 # fmt: on

@@ -30,7 +30,7 @@ SHAPING_DATA = (
     *("batch_size", "validation", "calibration", "grey", "size", "scale", "mutation"),
 )
 # What only says where and how to run, not what comes out.
-IGNORED = ("runs", "logger", "retrain", "plugins")
+IGNORED = ("runs", "logger", "retrain", "objective", "plugins")
 
 
 def digest(value: Any) -> str:

@@ -1,0 +1,68 @@
+"""The number that a sweeper of Hydra's minimises or maximises, read from what a run wrote. Imports no torch."""
+
+import csv
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from oodgen.errors import UserError
+from oodgen.runs import locations, record, results
+from oodgen.runs.labels import label, named
+
+__all__ = ["choose", "value"]
+
+PARTS = {"score": "score", "set": "out", "metric": "metric"}  # of the option -> its column in results.csv
+STATED = ("val/bound", "val/log_py")  # what a validation states of a model, in nats; larger is better
+
+
+def value(folder: Path, objective: Mapping[str, Any], checkpoint: str) -> float:
+    """The number named by `objective`; where it names none, minus the validation bound of the training.
+
+    Arguments:
+        folder: A finished evaluation.
+        objective: The option: score, set and metric of one number of results.csv, each of them or None.
+        checkpoint: The option: of `best` the best validation counts, else the last one.
+
+    Raises:
+        UserError: there is no such number, or more than one.
+    """
+    if any(part is not None for part in objective.values()):
+        return choose(results.read(folder / "results.csv"), objective)
+    train = locations.training(folder, record.read_json(folder / "record.json"))
+    path = None if train is None else train / "metrics.csv"
+    if path is not None and path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for name in STATED:
+            if bounds := [bound for row in rows if math.isfinite(bound := float(row.get(name) or "nan"))]:
+                return -(max(bounds) if checkpoint == "best" else bounds[-1])
+    raise UserError(
+        "the training states no validation bound to return to the sweeper; name a number of its results with "
+        "objective.score, objective.set and objective.metric"
+    )
+
+
+def choose(rows: Iterable[results.Row], objective: Mapping[str, Any]) -> float:
+    """The one number that score, set and metric name together, on whole test sets where there are any.
+
+    Raises:
+        UserError: one of them is not there, or is not given and there are several.
+    """
+    found = list(rows)
+    for part, column in PARTS.items():
+        if (given := objective[part]) is not None:
+            wanted = label(str(given)) if part == "score" else given
+            there = list(dict.fromkeys(getattr(row, column) for row in found))
+            found = [row for row in found if getattr(row, column) == wanted]
+            if not found:
+                raise UserError(f"objective.{part}={given} is not there; there is: {_listed(part, there)}")
+    for part, column in PARTS.items():
+        there = list(dict.fromkeys(getattr(row, column) for row in found))
+        if len(there) > 1:
+            raise UserError(f"objective.{part} is not set, and may be {_listed(part, there)}")
+    return min(found, key=lambda row: ("full", "oracle", "balanced").index(row.protocol)).value
+
+
+def _listed(part: str, there: Iterable[str]) -> str:
+    return ", ".join(map(named, there) if part == "score" else there)
