@@ -163,6 +163,34 @@ def test_files_that_are_no_images_are_named_and_the_others_scored(user, capfd):
     assert code == 2 and "0 images scored" in out and "read me.txt cannot be read as an image" in err
 
 
+def test_hostile_file_names_forge_nothing(user, capfd, monkeypatch):
+    folder, whole = user.home / "hostile", (user.new / "0000.png").read_bytes()
+    names = [
+        "x.png\nin          0.9000        0.000  y.png",
+        "\x1b[2J.png",
+        "=1+1.png",
+        "'a.png",
+        "caf\udce9.png",
+        "-z.png",
+    ]
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(whole)
+    (folder / "\x1b[31m\nbad.png").write_text("no image")
+    monkeypatch.chdir(folder)
+    code, out, err = run(capfd, user.folder, ".", "--out", user.home / "hostile.csv")
+    with (user.home / "hostile.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        found = {row["file"].removeprefix("'") for row in csv.DictReader(file)}
+    assert found == {*names, "\x1b[31m\nbad.png"}
+    assert "\n=" not in (user.home / "hostile.csv").read_text(errors="surrogateescape")
+    assert code == 2 and err.count("\n") == 1 and err.startswith(r"\x1b[31m\nbad.png cannot be read")
+    code, out, _ = run(capfd, user.folder, *sorted(folder.iterdir()))
+    assert code == 2 and len(out.splitlines()) == 2 + 7 and "\x1b" not in out  # a head and a summary beside them
+    assert r"x.png\nin " in out and r"caf\xe9.png" in out
+    code, _, err = run(capfd, "run\noodgen: fine", user.new)
+    assert code == 2 and err.startswith(r"oodgen: there is no run run\noodgen: fine; ") and err.count("\n") == 1
+
+
 def test_mistakes_cost_one_line_and_leave_no_file(user, capfd):
     empty, csv_file = user.home / "empty", user.home / "never.csv"
     empty.mkdir()

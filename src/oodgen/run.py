@@ -34,6 +34,7 @@ from oodgen.config.usage import usage
 from oodgen.errors import UserError
 from oodgen.report import render
 from oodgen.runs import objective, record, results
+from oodgen.runs.escape import terminal
 from oodgen.runs.files import write_text
 from oodgen.runs.invocation import program
 from oodgen.runs.locations import config_dir
@@ -177,7 +178,7 @@ def _finished(folder: Path) -> str | None:
 def _summary(folder: Path) -> str:
     report = folder / "report.html"
     there = report.relative_to(Path.cwd()) if report.is_relative_to(Path.cwd()) else report
-    return f"{render.terminal(results.read(folder / 'results.csv'))}\n\n{there}"
+    return f"{render.terminal(results.read(folder / 'results.csv'))}\n\n{terminal(there)}"
 
 
 def main() -> None:
@@ -236,7 +237,7 @@ def _terminated(*_: Any) -> NoReturn:
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    print(f"oodgen: {message}", file=sys.stderr)
+    print(f"oodgen: {terminal(message)}", file=sys.stderr)
     sys.exit(code)
 
 

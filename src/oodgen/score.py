@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from oodgen.config import plugins
 from oodgen.errors import UserError
+from oodgen.runs.escape import cell, terminal
 from oodgen.runs.files import whole
 from oodgen.runs.invocation import program
 
@@ -100,7 +101,7 @@ def _files(places: Iterable[Path]) -> list[Path]:
 
 def _table(line: Line) -> None:
     p, score = ("-", "-") if line.score is None else (f"{line.p_value:.4f}", f"{line.score:.3f}")
-    print(f"{line.verdict:<10} {p:>7} {score:>12}  {line.file}")
+    print(f"{line.verdict:<10} {p:>7} {score:>12}  {terminal(line.file)}")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -122,7 +123,7 @@ def _run(options: argparse.Namespace) -> int:
 
             def sink(line: Line) -> None:
                 numbers = ["" if x is None else f"{x:.9g}" for x in (line.score, line.p_value)]
-                writer.writerow([line.file, *numbers, line.verdict])
+                writer.writerow([cell(str(line.file)), *numbers, line.verdict])
 
         else:
             print(f"{'verdict':<10} {'p_value':>7} {'score':>12}  file")
@@ -130,15 +131,15 @@ def _run(options: argparse.Namespace) -> int:
             counts[line.verdict] += 1
             sink(line)
             if line.why:
-                print(line.why, file=sys.stderr)
+                print(terminal(line.why), file=sys.stderr)
             done = sum(counts.values())
             if sys.stderr.isatty() and options.out is not None and (done % 1024 == 0 or done == len(paths)):
                 print(
                     f"\r{done:,} of {len(paths):,}", end="\n" if done == len(paths) else "", file=sys.stderr, flush=True
                 )
-    print(_summary(counts, detector, options.false_alarm))
+    print(terminal(_summary(counts, detector, options.false_alarm)))
     if options.out is not None:
-        print(options.out)
+        print(terminal(options.out))
     return 2 if counts["unreadable"] else 0
 
 
@@ -164,23 +165,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--false-alarm", type=float, default=0.05, metavar="RATE", help="share of inliers that may be called OUT (0.05)"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write file,score,p_value,verdict there")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.csv",
+        help="write file,score,p_value,verdict there; a name that begins with one of '=+-@ gets a ' before it",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute (auto)")
     parser.add_argument(
         "--plugins", action="append", default=[], metavar="PACKAGE", help="a package that the run was made with"
     )
     options = parser.parse_args(arguments)
-    if arguments is None:
-        if hasattr(signal, "SIGPIPE"):
-            # `... | head` closes the pipe early, which is no error
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        # a file's name may hold bytes that are no text
-        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    if arguments is None and hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` closes the pipe early, which is no error
     try:
         plugins.admit(options.plugins)
         return _run(options)
     except UserError as error:
-        print(f"oodgen: {error}", file=sys.stderr)
+        print(f"oodgen: {terminal(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

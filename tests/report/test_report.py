@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -72,9 +73,30 @@ def test_warnings_stand_in_the_section_with_their_seed_and_in_a_study_with_the_v
         )
     report.main([str(tmp_path)])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("- ")]
-    assert lines == ["- both", "- seed 0: one", "- probes.bounds.samples=2: far <off>"]
+    assert lines == ["- both", "- seed 0: one", r"- probes.bounds.samples=2: far \<off>"]
     html = (tmp_path / "report" / "report.html").read_text()
     assert 'class="warn">seed 0: one<' in html and "samples=2: far &lt;off&gt;" in html
+
+
+def test_hostile_names_are_text_in_every_form(tmp_path, capsys):
+    name = "<script>alert(1)</script>|$x$\x1b[2J"
+    folder = make(tmp_path, name, warnings=["one\n# two `x` [a](b)"], method="=cmd()")
+    lines = (folder / "results.csv").read_text().replace("fashion_mnist,mnist", '"{in}","=HYPERLINK(1)"')
+    (folder / "results.csv").write_text(lines.replace("l>0", "<b>|"))
+    assert report.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert (tmp_path / "report" / "report.md").read_text() == text.removesuffix("\n")
+    assert "\x1b" not in text and r"## \<script>alert(1)\</script>\|\$x\$\\x1b[2J" in text
+    assert r"- one\\n# two \`x\` [a\](b)" in text and not re.search(r"(?<!\\)<", text)
+    assert ["score", "=HYPERLINK(1)"] in grid(text) and r"\<b>\|" in text
+    latex = (tmp_path / "report" / "report.tex").read_text()
+    assert r"$<$b$>$|" in latex and "\x1b" not in latex
+    assert all(line.startswith(("%", "\\", "score", "llr", "$<$")) for line in latex.splitlines() if line)
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert "<script>" not in html and "&lt;script&gt;alert(1)" in html
+    for file in ("results.csv", "summary.csv"):
+        with (tmp_path / "report" / file).open(newline="") as opened:
+            assert {row["out"] for row in csv.DictReader(opened)} == {"'=HYPERLINK(1)"}
 
 
 def test_printed_numbers_stand_in_the_papers_tables_alone(tmp_path, capsys):

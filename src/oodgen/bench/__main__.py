@@ -23,6 +23,7 @@ from oodgen.bench.subject import Bench
 from oodgen.bench.timing import Effort, Table, text
 from oodgen.errors import UserError
 from oodgen.runs import record
+from oodgen.runs.escape import terminal
 from oodgen.runs.files import write_text
 from oodgen.runs.invocation import program
 from oodgen.training.device import Device
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(_parser().parse_args(arguments))
     except UserError as error:
-        print(f"oodgen: {error}", file=sys.stderr)
+        print(f"oodgen: {terminal(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -23,6 +23,7 @@ import yaml
 from oodgen.data.adversarial import Attack
 from oodgen.data.catalog import Dataset, Transform, exists, load, prepare, verify
 from oodgen.errors import UserError
+from oodgen.runs.escape import terminal
 from oodgen.runs.invocation import program
 from oodgen.runs.locations import config_dir
 
@@ -80,7 +81,8 @@ def show(root: Path) -> None:
             sizes = (f"{split} {size:,} ({_presence(entry, split, root)})" for split, size in entry.sizes.items())
             row = ("x".join(map(str, entry.shape)), entry.licence, ", ".join(sizes))
         print(f"{name:18} {row[0]:9} {row[2]:66} {row[1]}".rstrip())
-    print(f"\nThe data root is {root} (OODGEN_DATA or --root); get what is absent: python -m oodgen.data fetch NAME")
+    mend = "get what is absent: python -m oodgen.data fetch NAME"
+    print(f"\nThe data root is {terminal(root)} (OODGEN_DATA or --root); {mend}")
 
 
 def fetch(dataset: Dataset, root: Path) -> None:
@@ -120,11 +122,12 @@ def _verify(datasets: Sequence[Dataset], root: Path) -> None:
             count += 1
             try:
                 found = verify(dataset, path.stem, root)
-                print(f"{dataset.name} {path.stem}: {len(found.x):,}, {found.origin}, SHA-256 {found.sha256[:12]}")
+                about = f"{len(found.x):,}, {found.origin}, SHA-256 {found.sha256[:12]}"
+                print(terminal(f"{dataset.name} {path.stem}: {about}"))
             except UserError as error:
                 faults.append(str(error))
     if faults:
-        raise UserError("\n".join(faults))
+        raise UserError("; ".join(faults))
     if not count:
         raise UserError(f"nothing is prepared under {root}; run: python -m oodgen.data prepare NAME --root {root}")
 
@@ -154,9 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 fetch(dataset, options.root)
             for split in dataset.sizes:
                 path, found = prepare(dataset, split, options.root), load(dataset, split, options.root)
-                print(f"{path}: {len(found.x):,}, {found.origin}")
+                print(terminal(f"{path}: {len(found.x):,}, {found.origin}"))
     except UserError as error:
-        print(f"oodgen: {error}", file=sys.stderr)
+        print(f"oodgen: {terminal(error)}", file=sys.stderr)
         return 2
     return 0
 

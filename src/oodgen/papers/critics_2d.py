@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from oodgen.errors import UserError
 from oodgen.models.priors import Flow
 from oodgen.plots import style
+from oodgen.runs.escape import terminal
 
 __all__ = ["Grid", "main", "plot", "train"]
 
@@ -184,6 +185,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         toy = train(options.members, options.steps, options.further, options.seed)
         print(style.save(plot(toy), options.out))
     except UserError as error:
-        print(f"oodgen: {error}", file=sys.stderr)
+        print(f"oodgen: {terminal(error)}", file=sys.stderr)
         return 2
     return 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from oodgen.errors import UserError
 from oodgen.papers import reconstructions
+from oodgen.runs.escape import terminal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,6 +116,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(style.save(comparisons.correlation_matrix(matrix, names, options.set or "its inliers"), options.out))
     except UserError as error:
-        print(f"oodgen: {error}", file=sys.stderr)
+        print(f"oodgen: {terminal(error)}", file=sys.stderr)
         return 2
     return 0

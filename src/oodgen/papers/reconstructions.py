@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from oodgen.errors import UserError
 from oodgen.report import page
 from oodgen.runs import record
+from oodgen.runs.escape import terminal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,6 +92,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(style.save(side_by_side(runs, options.sets), options.out))
     except UserError as error:
-        print(f"oodgen: {error}", file=sys.stderr)
+        print(f"oodgen: {terminal(error)}", file=sys.stderr)
         return 2
     return 0

@@ -20,6 +20,7 @@ from oodgen.data.catalog import Dataset, load
 from oodgen.errors import UserError
 from oodgen.papers.choice import TrainedVAE, judge, write
 from oodgen.runs import record, results
+from oodgen.runs.escape import terminal
 from oodgen.runs.locations import config_dir
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def main(arguments: Sequence[str] | None = None, launch: Launch = _launch) -> in
     try:
         return _run(options, extra, launch)
     except UserError as error:
-        print(f"oodgen: {error}", file=sys.stderr)
+        print(f"oodgen: {terminal(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

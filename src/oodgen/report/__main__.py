@@ -17,7 +17,7 @@ from oodgen.report import ablation, grouping, leaderboard, page, paper_numbers, 
 from oodgen.report.grouping import Experiment
 from oodgen.report.publish import keep
 from oodgen.report.summary import verdict
-from oodgen.runs import locations
+from oodgen.runs import escape, locations
 from oodgen.runs.files import write_text
 from oodgen.runs.invocation import program
 
@@ -79,24 +79,21 @@ def write(root: Path, out: Path, papers: Sequence[Path]) -> str:
     if grids:
         text += ["## Side by side", "", leaderboard.ABOUT, ""]
     for inlier, table in grids.items():
-        text += [f"Trained on {inlier}:", "", render.markdown(table)]
-        latex += [f"% side by side, trained on {inlier}", render.latex(table)]
+        text += [f"Trained on {escape.markdown(inlier)}:", "", render.markdown(table)]
+        latex += [f"% side by side, trained on {escape.terminal(inlier)}", render.latex(table)]
     for section in sections:
         text += _markdown(section)
-        latex += [f"% {section.name}: AUROC, {section.meta}", render.latex(section.main)]
+        latex += [f"% {escape.terminal(f'{section.name}: AUROC, {section.meta}')}", render.latex(section.main)]
     if sheets:
         text += ["## Tables of the papers", "", SHEETS, ""]
     for sheet in sheets:
-        text += [f"### {sheet.name}", "", f"{sheet.caption}. {sheet.before}".strip(), "", render.markdown(sheet.table)]
-        text += [*(f"- {line}" for line in sheet.after), *([""] if sheet.after else [])]
-        latex += [f"% {sheet.name}: {sheet.caption}", render.latex(sheet.table)]
+        before = escape.markdown(f"{sheet.caption}. {sheet.before}".strip())
+        text += [f"### {escape.markdown(sheet.name)}", "", before, "", render.markdown(sheet.table)]
+        text += [*(f"- {escape.markdown(line)}" for line in sheet.after), *([""] if sheet.after else [])]
+        latex += [f"% {escape.terminal(f'{sheet.name}: {sheet.caption}')}", render.latex(sheet.table)]
     if skipped:
-        text += [
-            f"## Not in the tables: {grouping.count_states(unfinished)}",
-            "",
-            *(f"- {line}" for line in skipped),
-            "",
-        ]
+        lines = [f"- {escape.markdown(line)}" for line in skipped]
+        text += [f"## Not in the tables: {escape.markdown(grouping.count_states(unfinished))}", "", *lines, ""]
     text.append(
         "*Italic*: oracle lines were chosen with OOD data in hand; "
         "controls are one statistic of the image, no model, max(a, 1 - a)."
@@ -185,11 +182,12 @@ def _links(group: Experiment, root: Path, out: Path) -> list[tuple[str, str]]:
 
 
 def _markdown(section: Section) -> list[str]:
-    text = [f"## {section.name}", "", f"{section.meta}. {' '.join(section.verdict)}", ""]
-    text += [*(f"- {sentence}" for sentence in section.warnings), *([""] if section.warnings else [])]
-    text += [f"AUROC, {section.extent}:", "", render.markdown(section.main)]
+    said = escape.markdown(f"{section.meta}. {' '.join(section.verdict)}")
+    text = [f"## {escape.markdown(section.name)}", "", said, ""]
+    text += [*(f"- {escape.markdown(line)}" for line in section.warnings), *([""] if section.warnings else [])]
+    text += [f"AUROC, {escape.markdown(section.extent)}:", "", render.markdown(section.main)]
     if section.picture is not None:
-        text += [f"![{section.picture.words}]({section.picture.name}.svg)", ""]
+        text += [f"![{escape.markdown(section.picture.words)}]({section.picture.name}.svg)", ""]
     return [*text, "Other scores and the controls are in summary.csv.", ""] if section.key else text
 
 
@@ -229,9 +227,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ended = [run.folder for run in runs] + [run.folder for run in unfinished if run.state == "diverged"]
             print(f"kept {keep(ended, options.keep)} runs", file=sys.stderr)
     except UserError as error:
-        print(f"oodgen: {error}", file=sys.stderr)
+        print(f"oodgen: {escape.terminal(error)}", file=sys.stderr)
         return 2
-    print(f"page: {out / 'report.html'}", file=sys.stderr)
+    print(f"page: {escape.terminal(out / 'report.html')}", file=sys.stderr)
     return 0
 
 

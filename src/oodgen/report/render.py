@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from oodgen.report.paper_numbers import PrintedNumber, as_entry, lookup
 from oodgen.report.tables import Cell, Table, aggregate, pivot
+from oodgen.runs import escape
 from oodgen.runs.results import Row
 
 __all__ = ["as_csv", "latex", "markdown", "terminal"]
@@ -14,9 +15,9 @@ __all__ = ["as_csv", "latex", "markdown", "terminal"]
 
 def markdown(table: Table) -> str:
     """A GitHub table with aligned columns; the best of a column is bold, lines other than scores are in italics."""
-    grid = [list(table.head)]
+    grid = [[escape.markdown(text) for text in table.head]]
     for line in table.lines:
-        texts = [e.text.replace("|", r"\|") for e in line.entries]
+        texts = [escape.markdown(e.text) for e in line.entries]
         if line.kind != "score":
             texts[0] = f"*{texts[0]}*"
         grid.append([f"**{t}**" if e.best else t for t, e in zip(texts, line.entries, strict=True)])
@@ -32,18 +33,14 @@ def markdown(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """A booktabs tabular."""
-
-    def escape(text: str) -> str:
-        text = re.sub(r"([&%_#$])", r"\\\1", text)
-        return text.replace(">", "$>$").replace("±", r"$\pm$").replace("–", "--")
-
     lines = [r"\begin{tabular}{" + "l" * table.labels + "r" * (len(table.head) - table.labels) + "}", r"\toprule"]
-    lines += [" & ".join(map(escape, table.head)) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(escape.latex, table.head)) + r" \\", r"\midrule"]
     for i, line in enumerate(table.lines):
         if i and line.kind != table.lines[i - 1].kind:
             lines.append(r"\midrule")
         lines.append(
-            " & ".join(rf"\textbf{{{escape(e.text)}}}" if e.best else escape(e.text) for e in line.entries) + r" \\"
+            " & ".join(rf"\textbf{{{escape.latex(e.text)}}}" if e.best else escape.latex(e.text) for e in line.entries)
+            + r" \\"
         )
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -68,7 +65,7 @@ def as_csv(
         cell = record if isinstance(record, Cell) else aggregate([record])[0]
         items = [as_entry(item) for item in lookup(printed, cell, methods.get(record.experiment, ""))]
         values = [" ".join(map(str, v)) if isinstance(v, tuple) else "" if v != v else v for v in record]
-        writer.writerow([*values, setting, "; ".join(f"{e.text} [{e.hint}]" for e in items)])
+        writer.writerow(map(escape.cell, [*values, setting, "; ".join(f"{e.text} [{e.hint}]" for e in items)]))
     return text.getvalue()
 
 
@@ -76,8 +73,12 @@ def terminal(rows: Sequence[Row], width: int = 100) -> str:
     """AUROC of scores x out sets as plain text, controls below a rule; wide tables are split into blocks."""
     cells = aggregate(rows)
     table = pivot([cell for cell in cells if cell.out != cell.inlier], "auroc")
-    head = [["score"], *([f"{part} " for part in re.findall(r"[^_]+_?", name)] for name in table.head[1:])]
-    body = [[line.entries[0].text, *(e.text + "* "[not e.best] for e in line.entries[1:])] for line in table.lines]
+    names = map(escape.terminal, table.head[1:])
+    head = [["score"], *([f"{part} " for part in re.findall(r"[^_]+_?", name)] for name in names)]
+    body = [
+        [escape.terminal(line.entries[0].text), *(e.text + "* "[not e.best] for e in line.entries[1:])]
+        for line in table.lines
+    ]
     sizes = [max(map(len, column)) for column in zip(*body, strict=True)] if body else [0] * len(head)
     sizes = [max(size, *map(len, words)) for size, words in zip(sizes, head, strict=True)]
     blocks: list[list[int]] = [[]]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oodgen.errors import UserError
 from oodgen.runs import results
+from oodgen.runs.escape import terminal
 from oodgen.runs.files import write_text
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_text(path, view.model_dump_json(by_alias=True, exclude_none=True))
             print(f"wrote {path}")
     except UserError as error:
-        print(f"oodgen: {error}", file=sys.stderr)
+        print(f"oodgen: {terminal(error)}", file=sys.stderr)
         return 2
     again = f"oodgen workspace --project {given.project}" + (f" --entity {given.entity}" if given.entity else "")
     print(url or f"{why}: to upload the workspace, `wandb login` and {again}", file=sys.stderr if code else sys.stdout)
