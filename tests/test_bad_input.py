@@ -52,7 +52,7 @@ def _parts(root: Path) -> list[Path]:
         (["trainer.zzz=1"], ["'trainer.zzz'; trainer has: max_epochs, max_steps"]),
         (["+experiment=quikstart"], ["'experiment/quikstart'; did you mean quickstart?"]),
         (["experiment=quickstart"], ["+experiment=quickstart"]),
-        (["seed=abc"], ["oodgen: seed=abc is not a whole number"]),
+        (["seed=abc"], ["oodgen: seed='abc' is not a whole number"]),
         (["+trainer.max_epoch=3"], ["trainer.max_epoch", "max_epochs"]),
         (["+foo=1"], ["'foo'", "seed"]),
         (["method.warmupp=1"], ["method.warmupp"]),
@@ -86,11 +86,11 @@ def test_a_wrong_word_is_named(command, tmp_path, arguments, words):
     assert [path.name for path in tmp_path.iterdir()] in ([], ["runs"])
 
 
-@pytest.mark.parametrize(("name", "mend"), [("bestt", "name last, best or epochN"), ("epoch9", "snapshots=[9]")])
+@pytest.mark.parametrize(("name", "mend"), [("bestt", "is not last, best or epochN"), ("epoch9", "snapshots=[9]")])
 def test_a_checkpoint_that_no_training_would_leave_costs_none(command, outs, tmp_path, name, mend):
     ended = command(*outs, f"checkpoint={name}")
     assert ended.code == 2
-    assert f"no checkpoint '{name}'" in ended.error and mend in ended.error
+    assert repr(name) in ended.error and mend in ended.error
     assert not list((tmp_path / "runs").rglob("*.ckpt"))
 
 
@@ -104,7 +104,7 @@ GAME = ["+experiment=fashion_mnist_ns_generated", "data.missing=skip"]
         (["method.sigma=x"], ["method.sigma='x' is not a number"]),
         (["method.shift=nan"], ["method.shift=nan", "finite"]),
         (["method.optimizer.lr=-1"], ["method.optimizer", "-1"]),
-        (["+method.optimizer.foo=1"], ["method.optimizer", "'foo'"]),
+        (["+method.optimizer.foo=1"], ["'method.optimizer.foo'", "momentum"]),
         (["method.optimizer._target_=torch.optim.LBFGS"], ["method.optimizer", "LBFGS", "Adam"]),
         (["model.latent=1.5"], ["model.latent=1.5 is not a whole number"]),
         (["model.strides=2"], ["model.strides=2 is not a list"]),
@@ -120,7 +120,7 @@ GAME = ["+experiment=fashion_mnist_ns_generated", "data.missing=skip"]
             ["+dataset@data.auxiliary.a=mnist", "+dataset@data.auxiliary.b=mnist"],
             ["auxiliary.b", "auxiliary.a", "mnist"],
         ),
-        (["+dataset@data.negative=hflip"], ["data.negative=hflip", "cannot be trained with"]),
+        (["+dataset@data.negative=hflip"], ["data.negative=hflip", "a Dataset or null", "a Transform"]),
         (["seed=-1"], ["seed=-1"]),
         (["snapshots=5"], ["snapshots=5 is not a list"]),
         (["trainer.gradient_clip_val=1"], ["trainer.gradient_clip_val", "method.clip"]),

@@ -167,7 +167,7 @@ def run(tmp_path):
     }
     inlier = SimpleNamespace(name="toys", shape=(3, 16, 16))
     data = SimpleNamespace(held_out=held, inlier=inlier, grey=True, size=(8, 8), scaling=None)
-    probes = {name: build(probe, name) for name, probe in CONFIG["probes"].items()}
+    probes = {name: build(probe, f"probes.{name}") for name, probe in CONFIG["probes"].items()}
     calibrate(evaluated, probes, data, folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     (folder / "record.json").write_text(json.dumps({"fingerprint": "f00", "train_dir": "elsewhere"}))
@@ -184,7 +184,7 @@ def test_load_gives_back_the_score_fitted_and_calibrated_on_the_held_parts(run, 
     validation, calibration = (
         collect(run.evaluated, run.probes, run.held[part]) for part in ("validation", "calibration")
     )
-    rule = build(CONFIG["scores"][name], "")
+    rule = build(CONFIG["scores"][name], f"scores.{name}")
     rule = rule.fit(validation) if hasattr(rule, "fit") else rule
     assert (loaded.name, set(loaded.probes), loaded.inlier) == (name, probes, "toys")
     assert torch.equal(loaded.reference, rule(calibration).double().sort().values)
@@ -235,7 +235,7 @@ def test_weights_trained_again_do_not_meet_an_old_calibration(run):
         (
             "config.yaml",
             yaml.safe_dump({**CONFIG, "probes": {"bounds": {"_target_": "os.getcwd"}}}),
-            "allowed packages",
+            "may not stand there",
         ),
         ("config.yaml", yaml.safe_dump({**CONFIG, "checkpoint": "${oc.env:HOME}"}), "interpolation"),
     ],

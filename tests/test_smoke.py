@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from oodgen.config.components import KEYS
+from oodgen.config.allowed import RUN
 from oodgen.runs import record
 from oodgen.runs.locations import config_dir
 from oodgen.training import assembly
@@ -78,7 +78,7 @@ def _options() -> list[str]:
 
 @pytest.mark.parametrize("option", _options())
 def test_every_config_composes(option):
-    assert set(_config(option)) == set(KEYS)
+    assert set(_config(option)) == set(RUN)
 
 
 SCALES = {
@@ -91,7 +91,7 @@ SCALES = {
 @pytest.mark.parametrize(("scale", "experiment"), [(s, e) for s, several in SCALES.items() for e in several])
 def test_a_scale_makes_every_hierarchy_small(scale, experiment):
     config = _config(f"+experiment={experiment} +scale={scale}")
-    assert set(config) == set(KEYS) and config["trainer"]["max_epochs"] == 5 and config["data"]["limit"] == 1000
+    assert set(config) == set(RUN) and config["trainer"]["max_epochs"] == 5 and config["data"]["limit"] == 1000
     layers = config["model"]["layers"]
     assert len(layers) == (5 if scale == "cpu5" else 3) and all(layer["blocks"] == 1 for layer in layers)
     assert {f"kl_{i}" for i in range(1, len(layers) + 1)} <= set(config["scores"])

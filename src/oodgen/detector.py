@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from yaml import YAMLError
 
+from oodgen.config import schema
 from oodgen.config.instantiate import build, build_model
 from oodgen.data.images import decode
 from oodgen.data.preprocess import preprocess
@@ -256,10 +257,10 @@ def _training(folder: Path) -> Path:
 
 
 def config_of(run: Path) -> dict[str, Any]:
-    """A run's config, as plain data; `build` checks what may be built of it.
+    """A run's config, as plain data, checked: a directory from elsewhere must not run code of its choice.
 
     Raises:
-        UserError: it cannot be read, or is not that of a run.
+        UserError: it cannot be read, is not that of a run, or says what no config may say.
     """
     path = run / "config.yaml"
     try:
@@ -273,4 +274,6 @@ def config_of(run: Path) -> dict[str, Any]:
     # a run's config was resolved when it was written; what is left to resolve could become a target after the check
     if "${" in json.dumps(config, default=str):
         raise UserError(f"{path} holds an interpolation ${{...}}, which no run writes; it was not loaded")
-    return {str(name): value for name, value in config.items()}
+    found = {str(name): value for name, value in config.items()}
+    schema.check(found)
+    return found

@@ -29,7 +29,7 @@ from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
 from omegaconf import DictConfig, OmegaConf
 
 import oodgen
-from oodgen.config import messages, plugins
+from oodgen.config import messages, plugins, schema
 from oodgen.config.usage import usage
 from oodgen.errors import UserError
 from oodgen.report import render
@@ -110,6 +110,7 @@ def _job(config: DictConfig) -> float | None:
         _admit(hydra_config.overrides.task)  # a worker on another machine does not have this command's environment
         if unsaid := sorted(set(map(str, config.plugins)) - set(plugins.admitted())):
             raise UserError(f"plugins={unsaid} stands in a config file; only the command line admits a package")
+        schema.check(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         _cell(config, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
         result = _objective(config, hydra_config)
     except Exception as error:

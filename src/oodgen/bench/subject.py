@@ -6,11 +6,13 @@ from typing import NamedTuple, final
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from oodgen.bench.timing import Effort
+from oodgen.config.instantiate import build
 from oodgen.errors import UserError
 from oodgen.methods.likelihood import MaximumLikelihood
 from oodgen.models.density import Density
@@ -65,7 +67,7 @@ def make_subject(name: str, count: int, device: torch.device) -> Subject:
     if not issubclass(get_class(config.model._target_), HierarchicalVAE):
         raise UserError(f"--models {name!r} is no hierarchy of latent variables, whose bounds could be scored")
     torch.manual_seed(0)
-    method = instantiate(config.method, _convert_="all")
+    method = build(OmegaConf.to_container(config.method, resolve=True), "method")
     model = method.model.to(device)
     x = random_images(count, model.shape, device)
     model.initialise(model.observe(x, RandomNoise()), RandomNoise())

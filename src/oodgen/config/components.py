@@ -1,35 +1,23 @@
 """All that a resolved config describes: checked, then built, with the data and the method ready to train."""
 
-import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import OmegaConf
 
-from oodgen.config.instantiate import build, check_targets
-from oodgen.config.schema import check_values
+from oodgen.config import schema
+from oodgen.config.instantiate import build
 from oodgen.data.module import OODDataModule
 from oodgen.errors import UserError
 from oodgen.models.ensemble import Ensemble
 from oodgen.probes.members import Members
-from oodgen.runs.files import check_name
 from oodgen.runs.labels import label, labelled
 from oodgen.training.device import Device
 
 __all__ = ["Components", "brief", "build_components"]
-
-# fmt: off
-KEYS = (
-    "name", "paper", "paper_method", "seed", "smoke", "retrain", "runs", "checkpoint", "eval_seed", "snapshots",
-    "notes", "plugins", "data", "model", "method", "probes", "scores", "controls", "means", "oracle", "objective",
-    "trainer",
-    "callbacks", "logger", "device",
-)
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -49,37 +37,18 @@ def build_components(config: dict[str, Any]) -> Components:
     """Check a resolved config and build what it describes.
 
     Raises:
-        UserError: an unknown key, an argument that does not fit, a `_target_` outside the allowed packages, a probe
-            that asks what the model cannot answer, or a model of another shape than the data.
+        UserError: as `oodgen.config.schema.check`; arguments that do not go together, a probe that asks what the model
+            cannot answer, or a model of another shape than the data.
     """
-    unknown = sorted(set(config) - set(KEYS))
-    if unknown:
-        raise UserError(f"unknown option {unknown[0]!r}; there are: {', '.join(KEYS)}")
-    for group in ("probes", "scores", "controls", "means", "callbacks", "logger"):
-        for name, part in config[group].items():
-            check_name(str(name), f"the name of one of {group}")
-            if part is None:
-                raise UserError(f"{group}.{name}=null names nothing; leave it out with ~{group}.{name}")
-    for name in config["data"].get("out") or ():
-        check_name(str(name), "the name of one of data.out")
+    schema.check(config)
     config = {**config, "name": str(config["name"])}  # name=1 is a number to Hydra
     if config["smoke"]:
         config = _smoke(config)
-    for missing in sorted(OmegaConf.missing_keys(OmegaConf.create(config))):
-        raise UserError(f"{missing} is not set; give it as {missing}=VALUE")
-    seed = _checked_seed(config["seed"])  # before the parts that it is handed to
-    if not isinstance(config["snapshots"], list):
-        raise UserError(f"snapshots={config['snapshots']} is not a list of epochs; write snapshots=[1,2]")
-    if (own := config["method"].get("member", {}).get("seed", seed)) != seed:
-        raise UserError(f"method.member.seed={own} would have no effect, since members' seeds follow from seed={seed}")
-    check_targets(config)
-    check_values(config)
-    _known(inspect.signature(pl.Trainer).parameters, "trainer", config["trainer"])
-    device = Device(**_known(Device.__dataclass_fields__, "device", config["device"])).resolved()
+    device = Device(**config["device"]).resolved()
     torch.set_num_threads(device.threads or 1)
     config["device"]["precision"] = device.precision
     data = build(config["data"], "data")
-    pl.seed_everything(seed, verbose=False)
+    pl.seed_everything(config["seed"], verbose=False)
     method = build(config["method"], "method")
     probes = {name: build(probe, f"probes.{name}") for name, probe in config["probes"].items()}
     for name, probe in probes.items():
@@ -119,12 +88,6 @@ def _scores(config: Mapping[str, Any], *groups: str) -> dict[str, Any]:
     return found
 
 
-def _checked_seed(seed: Any) -> int:
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed} is not a whole number from 0 to {2**32 - 1}")
-    return seed
-
-
 def _misfit(shape: tuple[int, ...], data: OODDataModule, shaped: bool) -> str:
     """What to say where model and data differ in shape; `shaped`: the inlier set takes a shape of its own."""
     mend = f", or data.inlier.shape={list(shape)}" if shaped else ", or data.grey=true and data.size=[height,width]"
@@ -159,11 +122,3 @@ def brief(config: Any) -> Any:
         key: min(2, value) if key.startswith(("samples", "steps")) and isinstance(value, int) else brief(value)
         for key, value in config.items()
     }
-
-
-def _known(names: Iterable[str], where: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    for key in options:
-        if key not in (known := list(names)):
-            near = difflib.get_close_matches(key, known) or known
-            raise UserError(f"unknown option {where}.{key}; there is: {', '.join(near)}")
-    return options

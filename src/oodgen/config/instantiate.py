@@ -2,45 +2,30 @@
 
 from collections.abc import Mapping
 from functools import partial
+from importlib import import_module
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
 from torch import nn
 
-from oodgen.config import plugins
+from oodgen.config import schema
 from oodgen.errors import UserError
 from oodgen.models.ensemble import Ensemble
 
-__all__ = ["build", "build_model", "check_targets"]
-
-# What a config may name: the rooms whose things are built from configs, and no function that acts on files.
-ROOMS = tuple(f"oodgen.{room}." for room in ("models", "methods", "probes", "scores", "data"))
-ALLOWED = (*ROOMS, "torch.nn.", "torch.optim.", "pytorch_lightning.callbacks.", "pytorch_lightning.loggers.")
+__all__ = ["build", "build_model"]
 
 
 def build(config: Any, where: str) -> Any:
-    """Instantiate a part of a config.
+    """Build a part of a config, and all inside it.
 
     Arguments:
         config: The part.
-        where: Its place in the config, for what is said of it.
+        where: Its place in the config, as "method" or "probes.bounds", from which follows what it may be.
 
     Raises:
-        UserError: it names what may not be built, or an argument does not fit.
+        UserError: it may not stand there, or an argument does not fit.
     """
-    check_targets(config, where)
-    try:
-        return instantiate(_fresh(config), _convert_="all")
-    except InstantiationException as error:
-        cause: BaseException = error
-        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        if isinstance(cause, UserError):
-            raise cause from None
-        place = str(error).rsplit("full_key: ", 1)[-1].strip() if "full_key: " in str(error) else ""
-        line = str(cause).splitlines()[0]
-        raise UserError(f"config {'.'.join(filter(None, (where, place)))}: {line}") from error
+    schema.check_part(config, where)
+    return _built(config, where, schema.expected(where))
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:
@@ -57,45 +42,49 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
     if "model" not in (member or method):
         raise UserError("config method: there is no model in it")
     if member is None:
-        return build(method["model"], "method.model")
-    return Ensemble([build(member["model"], "method.member.model") for _ in range(method["size"])])
+        return build(method["model"], "model")
+    return Ensemble([build(member["model"], "model") for _ in range(method["size"])])
 
 
-def _fresh(config: Any) -> Any:
-    """A config in which a part marked `_fresh_: true` is a function that builds it, and all inside it, at each call.
-
-    What lies inside a `_partial_` is built once and shared by all calls: members of an ensemble would share a prior.
-    """
+def _built(config: Any, place: str, hint: Any, **further: Any) -> Any:
+    """What a checked config describes; `further` arguments stand above its own."""
     if isinstance(config, list):
-        return [_fresh(value) for value in config]
+        return [_built(value, f"{place}[{i}]", schema.inside(hint, list)) for i, value in enumerate(config)]
     if not isinstance(config, dict):
         return config
-    inside = {key: _fresh(value) for key, value in config.items() if key != "_fresh_"}
-    return partial(instantiate, inside, _convert_="all") if config.get("_fresh_") else inside
-
-
-def check_targets(config: Any, where: str = "") -> None:
-    """Every `_target_` must be a thing of an allowed package, also by the module that really defines it."""
-    if isinstance(config, list):
-        for i, value in enumerate(config):
-            check_targets(value, f"{where}[{i}]")
-    if not isinstance(config, dict):
-        return
-    for key, value in config.items():
-        if key == "_target_":
-            _check_target(str(value), where)
-        else:
-            check_targets(value, f"{where}.{key}" if where else str(key))
-
-
-def _check_target(target: str, where: str) -> None:
-    refusal = f"{where}._target_={target} is outside the allowed packages ({', '.join(p.rstrip('.') for p in ALLOWED)})"
-    allowed = (*ALLOWED, *(f"{name}." for name in plugins.admitted()))
-    if not target.startswith(allowed):
-        raise UserError(f"{refusal}; {plugins.refusal(target)}")
+    if "_target_" not in config:
+        return {key: _built(value, f"{place}.{key}", schema.inside(hint, dict)) for key, value in config.items()}
+    if config.get("_fresh_"):
+        # a function that builds it, and all inside it, at each call: what lies inside a `_partial_` is built once, so
+        # members of an ensemble would share a prior
+        own = {key: value for key, value in config.items() if key != "_fresh_"}
+        return partial(_built, own, place, schema.returned(hint))
+    thing = schema.admitted(config["_target_"], hint, config)
+    known = schema.arguments(thing) or {}
+    given = {key: value for key, value in config.items() if key not in ("_target_", "_partial_", "_fresh_")} | further
+    arguments = {
+        key: _built(value, f"{place}.{key}", known[key].hint if key in known else schema.UNSAID)
+        for key, value in given.items()
+    }
     try:
-        defined = get_object(target)
+        make = _true(schema.defined(thing))
+        made = partial(make, **arguments) if config.get("_partial_") else make(**arguments)
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(f"{where}._target_={target} does not exist: {str(error).splitlines()[0]}") from error
-    if not f"{getattr(defined, '__module__', '')}.".startswith(allowed):
-        raise UserError(refusal)
+        line = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(f"config {place}: {line}") from error
+    if not any(_is(made, kind) for kind in schema.parts(hint)):
+        raise UserError(f"config {place}: {config['_target_']} made a {type(made).__name__}, which may not stand there")
+    return made
+
+
+def _is(made: Any, kind: Any) -> bool:
+    """Whether what was built is of the kind that its place wants."""
+    if not isinstance(kind, type):
+        return callable(made)
+    return isinstance(made, _true((kind.__module__, kind.__name__)))
+
+
+def _true(name: tuple[str, str]) -> Any:
+    return getattr(import_module(name[0]), name[1])

@@ -15,12 +15,13 @@ Source: Choi, Jang, Alemi 2019, section 4 (papers/generative_ensembles, section 
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
 import numpy as np
 
 from oodgen.data.transforms import gaussian_noise
 from oodgen.errors import UserError
+from oodgen.options import Count, NonNegative
 
 __all__ = ["Attack", "adversarial"]
 
@@ -55,7 +56,11 @@ class Attack:
 
 
 def adversarial(
-    eps: float = 0.3, mean: float = 0.5, sigma: float = 0.25, count: int | None = None, samples: int = 16
+    eps: Annotated[float, "> 0", "<= 1"] = 0.3,
+    mean: float = 0.5,
+    sigma: NonNegative = 0.25,
+    count: Count | None = None,
+    samples: Count = 16,
 ) -> Attack:
     """See `Attack`.
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from oodgen.data.catalog import Dataset, Read
+from oodgen.options import FolderName
 
 __all__ = ["Patch", "cut", "digits", "glyphs", "patches", "photos"]
 
@@ -165,7 +166,7 @@ def _read_glyphs(characters: str, _: Path, split: str) -> Read:
     return x[part], np.fromiter(drawn.values(), np.int64)[part]
 
 
-def glyphs(name: str = "glyphs", characters: str = CHARACTERS) -> Dataset:
+def glyphs(name: FolderName = "glyphs", characters: str = CHARACTERS) -> Dataset:
     """Characters in matplotlib's text fonts, white on black, all different; labels are places in `characters`."""
     return Dataset(
         name,

@@ -9,6 +9,7 @@ from pathlib import Path
 from oodgen.data.catalog import Dataset, Read
 from oodgen.data.images import decode_files
 from oodgen.errors import UserError
+from oodgen.options import Count
 from oodgen.runs.files import as_name
 
 __all__ = ["folder", "images"]
@@ -42,7 +43,7 @@ def _is_test(name: str) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big") < TEST * 2**64
 
 
-def folder(root: str | Path, shape: Sequence[int] = (3, 32, 32)) -> Dataset:
+def folder(root: str | Path, shape: Sequence[Count] = (3, 32, 32)) -> Dataset:
     """A folder of images, each cropped to the shape's aspect and resized; about a fifth, by hash of the name, is test.
 
     An image stays in its split when others come or go. The splits are "train", "test" and "all". The set's name ends in

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -13,6 +14,7 @@ from oodgen.data.preprocess import TestSet, preprocess
 from oodgen.data.resident import Examples, SequentialLoader, TrainLoader
 from oodgen.data.rows import SCALINGS, Scaling, fit_scaling
 from oodgen.errors import UserError
+from oodgen.options import Count, Fraction, NonNegative, Probability, Seed
 
 __all__ = ["OODDataModule"]
 
@@ -56,19 +58,19 @@ class OODDataModule(pl.LightningDataModule):
         auxiliary: Mapping[str, Dataset] | None = None,
         negative: Dataset | None = None,
         root: str | Path = "data",
-        batch_size: int = 128,
-        validation: float = 0.05,
-        calibration: float = 0.05,
+        batch_size: Count = 128,
+        validation: Fraction = 0.05,
+        calibration: Fraction = 0.05,
         grey: bool = False,
-        size: tuple[int, int] | None = None,
-        scale: str | None = None,
-        limit: int | None = None,
-        missing: str = "error",
-        resident: float = 8e9,
-        seed: int = 0,
+        size: tuple[Count, Count] | None = None,
+        scale: Literal["minmax", "standard", "minmax_leaky"] | None = None,
+        limit: Count | None = None,
+        missing: Literal["error", "skip"] = "error",
+        resident: NonNegative = 8e9,
+        seed: Seed = 0,
         smoke: bool = False,
-        members: int | None = None,
-        mutation: float | Sequence[float] | None = None,
+        members: Count | None = None,
+        mutation: Probability | Sequence[Probability] | None = None,
     ) -> None:
         super().__init__()
         if missing not in ("error", "skip"):

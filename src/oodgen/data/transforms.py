@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 
 from oodgen.data.catalog import Transform
+from oodgen.options import NonNegative
 
 __all__ = ["gaussian_noise", "hflip", "uniform_noise", "vflip"]
 
@@ -33,7 +34,7 @@ def uniform_noise() -> Transform:
     return Transform("uniform_noise", apply)
 
 
-def gaussian_noise(mean: float = 0.5, sd: float = 0.25) -> Transform:
+def gaussian_noise(mean: float = 0.5, sd: NonNegative = 0.25) -> Transform:
     r"""Every sub-pixel from $\mathcal N(\text{mean}, \text{sd}^2)$ clipped to [0, 1], where white is 1.
 
     Arguments:

@@ -15,6 +15,7 @@ from oodgen.models.one_layer import OneLayerVAE
 from oodgen.models.priors import require_closed_form_kl
 from oodgen.models.vae import Isotropic
 from oodgen.noise import Noise
+from oodgen.options import Positive, Seed
 
 __all__ = ["BPVAE"]
 
@@ -48,8 +49,8 @@ class BPVAE(Method):
         self,
         model: OneLayerVAE,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        sigma_s: float = 0.1,
-        seed: int = 0,
+        sigma_s: Positive = 0.1,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(model, optimizer, seed)
         require_closed_form_kl(model.prior, "BPVAE")

@@ -13,6 +13,7 @@ from oodgen.errors import UserError
 from oodgen.methods.method import Method, Terms
 from oodgen.models.classifier import Bottleneck, Classifier
 from oodgen.noise import ExampleNoise, Noise
+from oodgen.options import NonNegative, Positive, Seed
 
 __all__ = ["BinaryCrossEntropy", "CrossEntropy", "InformationBottleneck"]
 
@@ -89,8 +90,8 @@ class InformationBottleneck(CrossEntropy):
         self,
         model: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        seed: int = 0,
-        beta: float = 1e-3,
+        seed: Seed = 0,
+        beta: NonNegative = 1e-3,
     ) -> None:
         super().__init__(model, optimizer, seed)
         if not beta >= 0:
@@ -137,8 +138,8 @@ class BinaryCrossEntropy(Method):
         self,
         model: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        seed: int = 0,
-        positive_weight: float | Literal["balanced"] = "balanced",
+        seed: Seed = 0,
+        positive_weight: Positive | Literal["balanced"] = "balanced",
     ) -> None:
         super().__init__(model, optimizer, seed)
         if self.model.classes != 1:

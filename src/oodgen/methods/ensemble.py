@@ -15,6 +15,7 @@ from oodgen.methods.method import Method
 from oodgen.methods.together import Stacked, Step, sequential
 from oodgen.models.ensemble import Ensemble
 from oodgen.noise import member_seed
+from oodgen.options import Count, FolderName, Seed
 
 __all__ = ["GenerativeEnsemble"]
 
@@ -59,11 +60,11 @@ class GenerativeEnsemble(Method):
     def __init__(
         self,
         member: Callable[..., Method],
-        size: int = 5,
-        seed: int = 0,
+        size: Count = 5,
+        seed: Seed = 0,
         how: Literal["auto", "sequential", "stacked", "apart"] = "auto",
         drop: bool = False,
-        inputs: Sequence[str] | None = None,
+        inputs: Sequence[FolderName] | None = None,
     ) -> None:
         if how not in WAYS:
             raise UserError(f"method.how={how!r} is not one of: {', '.join(WAYS)}")

@@ -13,6 +13,7 @@ from oodgen.methods.likelihood import FreeBits, MaximumLikelihood
 from oodgen.methods.method import Terms
 from oodgen.models.density import Bound, Hierarchy, LatentVariableModel
 from oodgen.noise import Noise
+from oodgen.options import Count, NonNegative, Seed
 
 __all__ = ["Informative"]
 
@@ -59,12 +60,12 @@ class Informative(MaximumLikelihood):
         self,
         model: LatentVariableModel,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        seed: int = 0,
-        samples: int = 1,
-        warmup: float = 0,
+        seed: Seed = 0,
+        samples: Count = 1,
+        warmup: NonNegative = 0,
         free_bits: FreeBits | None = None,
         decay: Literal["constant", "linear", "cosine"] = "constant",
-        weights: Literal["mean", "sum"] | float | Sequence[float] = "mean",
+        weights: Literal["mean", "sum"] | NonNegative | Sequence[NonNegative] = "mean",
     ) -> None:
         super().__init__(model, optimizer, seed, samples, warmup, free_bits, decay)
         self.weights = _weights(weights, model.depth)

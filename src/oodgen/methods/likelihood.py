@@ -14,6 +14,7 @@ from oodgen.errors import UserError
 from oodgen.methods.method import Method, Terms
 from oodgen.models.density import Bound, Density
 from oodgen.noise import Noise
+from oodgen.options import Count, NonNegative, Seed
 
 __all__ = ["FreeBits", "MaximumLikelihood"]
 
@@ -34,10 +35,10 @@ class FreeBits:
     Source: Havtorn et al. 2021, table 4 (2 nats per z, 200 epochs, then annealed over 200).
     """
 
-    nats: float = 2.0
+    nats: NonNegative = 2.0
     per: Literal["layer", "channel"] = "layer"
-    hold: float = 200
-    anneal: float | None = 200
+    hold: NonNegative = 200
+    anneal: NonNegative | None = 200
 
     def __post_init__(self) -> None:
         if self.per not in ("layer", "channel"):
@@ -94,13 +95,13 @@ class MaximumLikelihood(Method):
         self,
         model: Density,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        seed: int = 0,
-        samples: int = 1,
-        warmup: float = 0,
+        seed: Seed = 0,
+        samples: Count = 1,
+        warmup: NonNegative = 0,
         free_bits: FreeBits | None = None,
         decay: Literal["constant", "linear", "cosine"] = "constant",
         objective: Literal["elbo", "iwae"] = "elbo",
-        beta: float = 1.0,
+        beta: NonNegative = 1.0,
     ) -> None:
         super().__init__(model, optimizer, seed)
         if objective not in ("elbo", "iwae"):

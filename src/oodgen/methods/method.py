@@ -16,6 +16,7 @@ from oodgen.errors import Diverged, UserError
 from oodgen.models.density import Density, HierarchyWithPosteriors
 from oodgen.models.information import active_units, mutual_information
 from oodgen.noise import ExampleNoise, Noise, RandomNoise
+from oodgen.options import Seed
 
 __all__ = ["Method", "Terms"]
 
@@ -53,7 +54,9 @@ class Method(pl.LightningModule):
     calls_forward: ClassVar[bool] = False
     model: Any
 
-    def __init__(self, model: Any, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], seed: int = 0) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], seed: Seed = 0
+    ) -> None:
         super().__init__()
         if not isinstance(model, self.needs):
             raise UserError(

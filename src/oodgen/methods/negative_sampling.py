@@ -17,6 +17,7 @@ from oodgen.models.one_layer import OneLayerVAE
 from oodgen.models.priors import require_closed_form_kl
 from oodgen.models.vae import Isotropic
 from oodgen.noise import Noise
+from oodgen.options import NonNegative, Positive, Seed
 
 __all__ = ["NegativeSampling"]
 
@@ -66,10 +67,10 @@ class NegativeSampling(Method):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         negatives: Literal["dataset", "uniform", "noisy", "generated"] | None = None,
         shift: float = 8.0,
-        sigma: float = 0.25,
-        clip: float | None = None,
-        pull: float = 1.0,
-        seed: int = 0,
+        sigma: Positive = 0.25,
+        clip: Positive | None = None,
+        pull: NonNegative = 1.0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(model, optimizer, seed)
         require_closed_form_kl(model.prior, "NegativeSampling")

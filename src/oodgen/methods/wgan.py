@@ -17,6 +17,7 @@ from oodgen.errors import UserError
 from oodgen.methods.method import Method, Terms
 from oodgen.models.wgan import WGAN
 from oodgen.noise import ExampleNoise, Noise
+from oodgen.options import Count, NonNegative, Seed, Whole
 
 __all__ = ["Turns", "WassersteinGAN"]
 
@@ -33,8 +34,8 @@ class Turns:
     Source: Arjovsky et al. 2017, algorithm 1 and their code.
     """
 
-    usual: int = 5
-    early: int = 100
+    usual: Count = 5
+    early: Count = 100
 
     FIRST = 25
     PERIOD = 500
@@ -98,10 +99,10 @@ class WassersteinGAN(Method):
         model: WGAN,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         turns: Turns,
-        penalty: float = 10.0,
-        finetune: int = 4001,
+        penalty: NonNegative = 10.0,
+        finetune: Whole = 4001,
         finetune_loss: Literal["cross_entropy", "wasserstein"] = "cross_entropy",
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(model, optimizer, seed)
         if not 0 <= penalty < math.inf:

@@ -23,7 +23,7 @@ enter no other term.
 Source: Maaløe et al. 2019 (BIVA), section 2; Havtorn et al. 2021, appendix B, for the blocks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +40,11 @@ from oodgen.models.gaussian import (
     standard_normal,
     to_gaussian,
 )
-from oodgen.models.layered import HierarchicalVAE, LevelTerms
+from oodgen.models.layered import HierarchicalVAE, Layers, LevelTerms
 from oodgen.models.likelihoods import Likelihood
 from oodgen.models.nets import Stage
 from oodgen.noise import MedianNoise, Noise
+from oodgen.options import Count
 
 __all__ = ["BIVA"]
 
@@ -67,8 +68,8 @@ class BIVA(HierarchicalVAE):
 
     def __init__(
         self,
-        shape: Sequence[int],
-        layers: Sequence[Mapping[str, int | bool]],
+        shape: Sequence[Count],
+        layers: Layers,
         likelihood: Likelihood,
         stride_first: bool = False,
         scale: Scale = "variance",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from oodgen.errors import UserError
 from oodgen.noise import Noise
+from oodgen.options import Count, Share
 
 __all__ = ["Bottleneck", "Classifier", "ConvolutionalClassifier", "DenseClassifier", "Trunk", "scaled"]
 
@@ -124,7 +125,7 @@ class ConvolutionalClassifier(_FeatureClassifier):
     """
 
     def __init__(
-        self, shape: Sequence[int], classes: int, channels: Sequence[int], hidden: int, dropout: float = 0.0
+        self, shape: Sequence[Count], classes: Count, channels: Sequence[Count], hidden: Count, dropout: Share = 0.0
     ) -> None:
         super().__init__(shape, classes, Trunk(shape, channels, hidden), hidden, dropout)
 
@@ -145,7 +146,7 @@ class DenseClassifier(_FeatureClassifier):
     probability is not given.
     """
 
-    def __init__(self, shape: Sequence[int], classes: int, hidden: Sequence[int], dropout: float = 0.5) -> None:
+    def __init__(self, shape: Sequence[Count], classes: Count, hidden: Sequence[Count], dropout: Share = 0.5) -> None:
         if len(shape) != 1:
             raise UserError(f"model.shape={list(shape)} is not that of a row, [columns]; images want another model")
         if not hidden or min(*shape, *hidden) < 1:

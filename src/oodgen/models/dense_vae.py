@@ -16,6 +16,7 @@ from oodgen.models.likelihoods import Likelihood
 from oodgen.models.one_layer import OneLayerVAE, diagonal_gaussian
 from oodgen.models.priors import Prior
 from oodgen.models.vae import Isotropic, activation_module
+from oodgen.options import Activation, Count
 
 __all__ = ["DenseVAE"]
 
@@ -65,12 +66,12 @@ class DenseVAE(OneLayerVAE):
 
     def __init__(
         self,
-        shape: Sequence[int],
-        latent: int,
-        encoder: int,
-        decoder: int,
+        shape: Sequence[Count],
+        latent: Count,
+        encoder: Count,
+        decoder: Count,
         likelihood: Likelihood,
-        activation: str = "LeakyReLU",
+        activation: Activation = "LeakyReLU",
         prior: Prior | None = None,
     ) -> None:
         if len(shape) != 1:

@@ -27,6 +27,7 @@ from oodgen.models.density import Bound, Density
 from oodgen.models.distributions import LEVELS
 from oodgen.models.flow_layers import ActNorm, Coupling, FlowSequential, Mixing, Split, data_dependent_init
 from oodgen.noise import Noise
+from oodgen.options import Count
 
 __all__ = ["Glow"]
 
@@ -55,10 +56,10 @@ class Glow(Density):
 
     def __init__(
         self,
-        shape: Sequence[int],
-        steps: int = 32,
-        levels: int = 3,
-        hidden: int = 512,
+        shape: Sequence[Count],
+        steps: Count = 32,
+        levels: Count = 3,
+        hidden: Count = 512,
         coupling: Literal["affine", "additive"] = "affine",
         learned_top: bool = True,
     ) -> None:

@@ -15,16 +15,17 @@ $$\mathcal L^{>k} = \mathbb E_{p(z_{\le k} | z_{>k})\, q(z_{>k} | x)}
 Source: Havtorn et al. 2021, eqs. 3-6 (papers/hierarchical_llr).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.distributions import Normal
 
 from oodgen.models.bottom_up import LevelState, bottom_up_pass
 from oodgen.models.gaussian import ConditionalGaussian, Scale, cat_samples
-from oodgen.models.layered import ChainVAE, LevelTerms
+from oodgen.models.layered import ChainVAE, Layers, LevelTerms
 from oodgen.models.likelihoods import Likelihood
 from oodgen.noise import MedianNoise, Noise
+from oodgen.options import Count
 
 __all__ = ["BottomUpVAE"]
 
@@ -45,8 +46,8 @@ class BottomUpVAE(ChainVAE):
 
     def __init__(
         self,
-        shape: Sequence[int],
-        layers: Sequence[Mapping[str, int | bool]],
+        shape: Sequence[Count],
+        layers: Layers,
         likelihood: Likelihood,
         skips: bool = True,
         stride_first: bool = False,

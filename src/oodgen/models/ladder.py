@@ -19,16 +19,17 @@ Source: Sønderby et al. 2016, section 2 (ladder variational autoencoders); Li e
 top-down inference (papers/adaptive_llr).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.distributions import Normal
 
 from oodgen.models.bottom_up import LevelState
 from oodgen.models.gaussian import Scale, batched, draw, gaussian_product, to_gaussian
-from oodgen.models.layered import ChainVAE, LevelTerms
+from oodgen.models.layered import ChainVAE, Layers, LevelTerms
 from oodgen.models.likelihoods import Likelihood
 from oodgen.noise import MedianNoise, Noise
+from oodgen.options import Count
 
 __all__ = ["LadderVAE"]
 
@@ -49,8 +50,8 @@ class LadderVAE(ChainVAE):
 
     def __init__(
         self,
-        shape: Sequence[int],
-        layers: Sequence[Mapping[str, int | bool]],
+        shape: Sequence[Count],
+        layers: Layers,
         likelihood: Likelihood,
         skips: bool = True,
         stride_first: bool = False,

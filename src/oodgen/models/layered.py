@@ -16,7 +16,7 @@ Source: Havtorn et al. 2021, eqs. 3-6 (papers/hierarchical_llr).
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,9 @@ from oodgen.models.gaussian import (
 from oodgen.models.likelihoods import Likelihood
 from oodgen.models.nets import FromFeatureMap, Stage, data_dependent_init
 from oodgen.noise import Noise
+from oodgen.options import Count
 
-__all__ = ["ChainVAE", "HierarchicalVAE", "LayerSpec", "LevelTerms"]
+__all__ = ["ChainVAE", "HierarchicalVAE", "LayerSpec", "Layers", "LevelTerms"]
 
 INITIAL = 64  # images times samples in the batch of the data-dependent initialisation, at least
 
@@ -54,12 +55,12 @@ class LayerSpec:
         stride: Factor by which the inference network reduces the feature map.
     """
 
-    latent: int
+    latent: Count
     dense: bool = False
-    channels: int = 64
-    kernel: int = 3
-    blocks: int = 3
-    stride: int = 1
+    channels: Count = 64
+    kernel: Count = 3
+    blocks: Count = 3
+    stride: Count = 1
 
     def __post_init__(self) -> None:
         for name in ("latent", "channels", "kernel", "blocks", "stride"):
@@ -67,6 +68,10 @@ class LayerSpec:
                 raise UserError(f"model.layers: {name}={getattr(self, name)} must be at least 1")
         if self.kernel % 2 == 0:
             raise UserError(f"model.layers: kernel={self.kernel} must be odd, or a map would not keep its size")
+
+
+# The arguments of each LayerSpec, lowest layer first.
+Layers = Sequence[Annotated[Mapping[str, int | bool], LayerSpec]]
 
 
 class LevelTerms(NamedTuple):
@@ -105,7 +110,7 @@ class HierarchicalVAE(LatentVariableModel):
     def __init__(
         self,
         shape: Sequence[int],
-        layers: Sequence[Mapping[str, int | bool]],
+        layers: Layers,
         likelihood: Likelihood,
         stride_first: bool,
         scale: Scale,

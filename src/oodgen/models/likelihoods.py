@@ -2,7 +2,7 @@ r"""Observation models $p(x|z)$: stored pixels to y, and the distribution of y g
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -12,6 +12,7 @@ from oodgen.errors import UserError
 from oodgen.models import distributions
 from oodgen.models.distributions import LEVELS
 from oodgen.noise import Noise
+from oodgen.options import Count, Positive
 
 __all__ = ["Bernoulli", "Categorical", "Gaussian", "GaussianRows", "Likelihood", "LogisticMixture", "QuantisedGaussian"]
 
@@ -68,7 +69,7 @@ class Bernoulli(Likelihood):
 
     discrete: ClassVar[bool] = True
 
-    def __init__(self, pixels: str = "dynamic") -> None:
+    def __init__(self, pixels: Literal["dynamic", "threshold", "soft"] = "dynamic") -> None:
         super().__init__()
         self.pixels = _one_of(pixels, ("dynamic", "threshold", "soft"))
 
@@ -101,7 +102,7 @@ class Gaussian(Likelihood):
     discrete: ClassVar[bool] = False
     bin: ClassVar[float | None] = None
 
-    def __init__(self, sigma: float | None = 1.0) -> None:
+    def __init__(self, sigma: Positive | None = 1.0) -> None:
         super().__init__()
         self.sigma = _checked(sigma)
 
@@ -132,7 +133,7 @@ class GaussianRows(Likelihood):
 
     discrete: ClassVar[bool] = False
 
-    def __init__(self, sigma: float | None = None) -> None:
+    def __init__(self, sigma: Positive | None = None) -> None:
         super().__init__()
         if sigma is not None and not FLOOR_ROWS <= sigma < math.inf:
             raise UserError(f"sigma={sigma} is below {FLOOR_ROWS:g}: give a larger one, or null to learn it")
@@ -170,7 +171,7 @@ class QuantisedGaussian(Likelihood):
     discrete: ClassVar[bool] = True
     bin: ClassVar[float | None] = 1 / (LEVELS - 1)
 
-    def __init__(self, sigma: float | None = None, open_ends: bool = True) -> None:
+    def __init__(self, sigma: Positive | None = None, open_ends: bool = True) -> None:
         super().__init__()
         self.sigma, self.open_ends = _checked(sigma), open_ends
 
@@ -202,7 +203,7 @@ class LogisticMixture(Likelihood):
     discrete: ClassVar[bool] = True
     bin: ClassVar[float | None] = 1 / (LEVELS - 1)
 
-    def __init__(self, mixtures: int = 10, pixels: str = "exact") -> None:
+    def __init__(self, mixtures: Count = 10, pixels: Literal["exact", "dequantised"] = "exact") -> None:
         super().__init__()
         if mixtures < 1:
             raise UserError(f"mixtures={mixtures} leaves no component: give 1 or more (PixelCNN++ has 10)")

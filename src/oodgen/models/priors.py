@@ -17,6 +17,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 from oodgen.errors import UserError
 from oodgen.noise import Noise
+from oodgen.options import Count
 
 __all__ = ["Flow", "Mixture", "Prior", "require_closed_form_kl"]
 
@@ -59,7 +60,7 @@ class Mixture(Prior):
         UserError: one of them is not positive.
     """
 
-    def __init__(self, latent: int, components: int = 100) -> None:
+    def __init__(self, latent: Count, components: Count = 100) -> None:
         super().__init__()
         if min(latent, components) < 1:
             raise UserError(f"the prior's latent={latent} and components={components} must be at least 1")
@@ -98,7 +99,7 @@ class Flow(Prior):
     Source: Papamakarios, Pavlakou, Murray 2017.
     """
 
-    def __init__(self, latent: int, transforms: int = 6, hidden: Sequence[int] = (512, 512)) -> None:
+    def __init__(self, latent: Count, transforms: Count = 6, hidden: Sequence[Count] = (512, 512)) -> None:
         super().__init__()
         if latent < 2 or min(transforms, *hidden) < 1:
             raise UserError(

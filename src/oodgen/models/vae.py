@@ -17,6 +17,7 @@ from oodgen.models.likelihoods import Likelihood
 from oodgen.models.one_layer import OneLayerVAE, diagonal_gaussian
 from oodgen.models.priors import Prior
 from oodgen.noise import Noise
+from oodgen.options import Activation, Count, Positive
 
 __all__ = ["VAE", "Decoder", "Encoder", "Isotropic", "activation_module"]
 
@@ -37,7 +38,7 @@ class Isotropic(Prior):
     mean: Tensor
     sigma: Tensor
 
-    def __init__(self, mean: float = 0.0, sigma: float = 1.0) -> None:
+    def __init__(self, mean: float = 0.0, sigma: Positive = 1.0) -> None:
         super().__init__()
         if not 0 < sigma < math.inf:
             raise UserError(f"the prior's sigma={sigma} must be positive")
@@ -196,17 +197,17 @@ class VAE(OneLayerVAE):
 
     def __init__(
         self,
-        shape: Sequence[int],
-        latent: int,
-        channels: Sequence[int],
-        strides: Sequence[int],
-        kernel: int,
+        shape: Sequence[Count],
+        latent: Count,
+        channels: Sequence[Count],
+        strides: Sequence[Count],
+        kernel: Count,
         likelihood: Likelihood,
-        decoder: Sequence[int] | None = None,
-        decoder_strides: Sequence[int] | None = None,
-        activation: str = "ReLU",
+        decoder: Sequence[Count] | None = None,
+        decoder_strides: Sequence[Count] | None = None,
+        activation: Activation = "ReLU",
         batch_norm: bool = False,
-        hidden: int | None = None,
+        hidden: Count | None = None,
         centred: bool = False,
         prior: Prior | None = None,
     ) -> None:

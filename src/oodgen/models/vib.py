@@ -21,6 +21,7 @@ from oodgen.models.classifier import Trunk, scaled
 from oodgen.models.one_layer import diagonal_gaussian
 from oodgen.models.vae import Isotropic
 from oodgen.noise import Noise
+from oodgen.options import Count
 
 __all__ = ["VIB"]
 
@@ -38,7 +39,9 @@ class VIB(nn.Module):
         UserError: a size is not positive; also what `Trunk` refuses.
     """
 
-    def __init__(self, shape: Sequence[int], classes: int, latent: int, channels: Sequence[int], hidden: int) -> None:
+    def __init__(
+        self, shape: Sequence[Count], classes: Count, latent: Count, channels: Sequence[Count], hidden: Count
+    ) -> None:
         super().__init__()
         if min(classes, latent) < 1:
             raise UserError(f"model: classes={classes} and latent={latent} must be at least 1")

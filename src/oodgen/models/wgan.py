@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from oodgen.errors import UserError
 from oodgen.noise import Noise
+from oodgen.options import Count
 
 __all__ = ["WGAN"]
 
@@ -41,7 +42,7 @@ class WGAN(nn.Module):
     Source: the authors' code for widths, slope and initialisation (rich_latent), whose generator has no sigmoid.
     """
 
-    def __init__(self, shape: Sequence[int], latent: int = 128, channels: int = 32) -> None:
+    def __init__(self, shape: Sequence[Count], latent: Count = 128, channels: Count = 32) -> None:
         super().__init__()
         if len(shape) != 3 or min(*shape, latent, channels) < 1:
             raise UserError(f"model: shape={list(shape)}, latent={latent} and channels={channels} must be positive")

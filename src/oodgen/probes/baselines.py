@@ -11,6 +11,7 @@ from torch import Tensor
 from oodgen.errors import UserError
 from oodgen.models.classifier import Classifier
 from oodgen.noise import ExampleNoise
+from oodgen.options import NonNegative, Positive
 from oodgen.probes.probe import Evidence
 
 __all__ = ["ODIN", "Mahalanobis"]
@@ -36,8 +37,8 @@ class ODIN:
     are their most frequent values.
     """
 
-    temperature: float = 1000.0
-    eps: float = 0.0014
+    temperature: Positive = 1000.0
+    eps: NonNegative = 0.0014
     needs = Classifier
     gradients = True
 

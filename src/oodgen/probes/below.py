@@ -8,6 +8,7 @@ from torch import Tensor
 from oodgen.errors import UserError
 from oodgen.models.density import HierarchyWithPosteriors
 from oodgen.noise import ExampleNoise
+from oodgen.options import Count
 from oodgen.probes.probe import Evidence
 
 __all__ = ["Below"]
@@ -37,8 +38,8 @@ class Below:
         mirror image.
     """
 
-    samples: int = 8
-    budget: int | None = field(default=None, repr=False)
+    samples: Count = 8
+    budget: Count | None = field(default=None, repr=False)
     needs = HierarchyWithPosteriors
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from oodgen.errors import UserError
 from oodgen.models.density import Hierarchy
 from oodgen.noise import ExampleNoise
+from oodgen.options import Count
 from oodgen.probes.probe import Evidence
 
 __all__ = ["Bounds"]
@@ -33,13 +34,13 @@ class Bounds:
     Source: Havtorn et al. 2021, section 3.2 and eq. 9.
     """
 
-    samples: int = 1
-    samples_k: int = 1
+    samples: Count = 1
+    samples_k: Count = 1
     prior: bool = False
     up: Literal["mean", "sample"] = "mean"
     down: Literal["sample", "mode"] = "sample"
     # not in the repr, which names stored evidence: it changes how the numbers are computed, not what they are
-    budget: int | None = field(default=None, repr=False)
+    budget: Count | None = field(default=None, repr=False)
     needs = Hierarchy
 
     def __post_init__(self) -> None:

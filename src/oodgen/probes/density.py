@@ -9,6 +9,7 @@ from torch import Tensor
 from oodgen.errors import UserError
 from oodgen.models.density import Density
 from oodgen.noise import ExampleNoise
+from oodgen.options import Count
 from oodgen.probes.probe import Evidence
 
 __all__ = ["LogDensity"]
@@ -31,7 +32,7 @@ class LogDensity:
         UserError: `samples` is not positive.
     """
 
-    samples: int = 1
+    samples: Count = 1
     needs = Density
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ __all__ = ["Evidence", "Probe", "probe_grad_mode"]
 Evidence = Mapping[str, Tensor]
 
 
+@runtime_checkable
 class Probe(Protocol):
     """A function of (model, x) with the options of its constructor.
 

@@ -9,6 +9,7 @@ from torch.distributions import Normal
 from oodgen.errors import UserError
 from oodgen.models.density import HierarchyWithPosteriors
 from oodgen.noise import ExampleNoise
+from oodgen.options import Count, Positive
 from oodgen.probes.probe import Evidence
 
 __all__ = ["Regret"]
@@ -38,10 +39,10 @@ class Regret:
     Source: Xiao et al. 2020 (Likelihood Regret), eq. 6; 100 steps.
     """
 
-    steps: int = 100
-    lr: float = 0.02
-    samples: int = 1
-    samples_bound: int = 16
+    steps: Count = 100
+    lr: Positive = 0.02
+    samples: Count = 1
+    samples_bound: Count = 16
     needs = HierarchyWithPosteriors
     gradients = True
 

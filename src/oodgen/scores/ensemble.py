@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from oodgen.options import Count
 from oodgen.scores.likelihood import select_level
 
 __all__ = ["BestMember", "mean", "member", "member_scores", "variance", "waic"]
@@ -61,7 +62,7 @@ def member_scores(evidence: Evidence, score: Score, probe: str = "members") -> T
     return torch.stack([score(_OneMember(evidence, probe, row)).double() for row in range(members)])
 
 
-def member(evidence: Evidence, score: Score, i: int = 1, probe: str = "members") -> Tensor:
+def member(evidence: Evidence, score: Score, i: Count = 1, probe: str = "members") -> Tensor:
     r"""$s_i$ of the i-th member that training did not drop, i = 1..M; see `member_scores`.
 
     Raises:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from oodgen.options import Count, Whole
+
 __all__ = ["below", "bound", "importance", "kl", "prior", "select_level", "statistic"]
 
 
@@ -18,7 +20,7 @@ def select_level(values: Tensor, k: int, first: int = 0, name: str = "level k") 
     return values[k - first]
 
 
-def bound(evidence: Mapping[str, Tensor], k: int = 0, probe: str = "bounds") -> Tensor:
+def bound(evidence: Mapping[str, Tensor], k: Whole = 0, probe: str = "bounds") -> Tensor:
     r"""$-\mathcal L^{>k}$; k = 0 is the negative ELBO.
 
     Arguments:
@@ -29,7 +31,7 @@ def bound(evidence: Mapping[str, Tensor], k: int = 0, probe: str = "bounds") -> 
     return -select_level(evidence[f"{probe}/l"], k)
 
 
-def below(evidence: Mapping[str, Tensor], layer: int, probe: str = "below") -> Tensor:
+def below(evidence: Mapping[str, Tensor], layer: Count, probe: str = "below") -> Tensor:
     r"""$-\mathcal L^{<l}$, l = `layer` = 2..L; needs the probe `oodgen.probes.below.Below`."""
     return -select_level(evidence[f"{probe}/l"], layer, first=2, name="layer")
 
@@ -44,7 +46,7 @@ def importance(evidence: Mapping[str, Tensor], probe: str = "bounds") -> Tensor:
     return -evidence[f"{probe}/iw"]
 
 
-def kl(evidence: Mapping[str, Tensor], layer: int, probe: str = "bounds") -> Tensor:
+def kl(evidence: Mapping[str, Tensor], layer: Count, probe: str = "bounds") -> Tensor:
     r"""$\mathbb E_q \log q(z_i | \cdot) - \log p(z_i | \cdot)$ of layer i = `layer`, 1 the lowest."""
     return select_level(evidence[f"{probe}/kl"], layer, first=1, name="layer")
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from oodgen.errors import UserError
+from oodgen.options import Count, Whole
 from oodgen.scores.ensemble import member_scores
 from oodgen.scores.likelihood import select_level
 
@@ -29,7 +30,7 @@ def _levels(evidence: Mapping[str, Tensor], probe: str, kl: str) -> Tensor:
 
 def llr(
     evidence: Mapping[str, Tensor],
-    k: int,
+    k: Whole,
     importance: bool = False,
     kl: Literal["own", "elbo"] = "own",
     probe: str = "bounds",
@@ -50,7 +51,7 @@ def llr(
 
 
 def llr_between(
-    evidence: Mapping[str, Tensor], k: int, layer: int, probe: str = "bounds", below: str = "below"
+    evidence: Mapping[str, Tensor], k: Whole, layer: Count, probe: str = "bounds", below: str = "below"
 ) -> Tensor:
     r"""$\mathrm{LLR}^{>k}_{<l} = \mathcal L^{<l} - \mathcal L^{>k}$: posterior of the layers below l against above k.
 
