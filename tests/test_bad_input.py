@@ -420,7 +420,7 @@ def test_the_unexpected_is_one_line_and_a_traceback_in_the_log(command, outs, tm
     def broken(*_):
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(evaluate, "rows", broken)
+    monkeypatch.setattr(evaluate, "result_rows", broken)
     if full:
         with pytest.raises(RuntimeError, match="two"):
             command(*outs, "trainer.max_epochs=1", full_error=True)

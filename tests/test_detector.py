@@ -14,7 +14,7 @@ from oodgen.data.preprocess import TestSet as Examples
 from oodgen.detector import Detector
 from oodgen.errors import UserError
 from oodgen.evaluation.calibration import Conversion, calibrate
-from oodgen.evaluation.evaluate import EvaluatedModel, collect
+from oodgen.evaluation.evaluate import EvaluatedModel, collect_evidence
 from oodgen.noise import RandomNoise
 from oodgen.training.device import Device
 
@@ -182,7 +182,7 @@ def run(tmp_path):
 def test_load_gives_back_the_score_fitted_and_calibrated_on_the_held_parts(run, score, name, probes):
     loaded = Detector.load(run.folder, score)
     validation, calibration = (
-        collect(run.evaluated, run.probes, run.held[part]) for part in ("validation", "calibration")
+        collect_evidence(run.evaluated, run.probes, run.held[part]) for part in ("validation", "calibration")
     )
     rule = build(CONFIG["scores"][name], f"scores.{name}")
     rule = rule.fit(validation) if hasattr(rule, "fit") else rule

@@ -34,7 +34,7 @@ from oodgen.evaluation.calibration import Conversion
 from oodgen.noise import ExampleNoise
 from oodgen.probes.probe import Evidence, Probe, probe_grad_mode
 from oodgen.runs import locations, record
-from oodgen.runs.labels import label, named
+from oodgen.runs.labels import key_and_label, label
 from oodgen.training.checkpoints import find_checkpoint, load_weights
 from oodgen.training.device import Device
 
@@ -84,10 +84,10 @@ class Detector:
         kept = calibration.read(folder)
         name = label(score or ("llr_ada" if "llr_ada" in config["scores"] else next(iter(config["scores"]), "")))
         if name not in config["scores"]:
-            raise UserError(f"{folder} has no score {score}; it has: {', '.join(map(named, config['scores']))}")
+            raise UserError(f"{folder} has no score {score}; it has: {', '.join(map(key_and_label, config['scores']))}")
         rule = evaluate.fit_scores({name: build(config["scores"][name], f"scores.{name}")}, kept.validation)
         asked = _Asked(kept.calibration)
-        reference = torch.from_numpy(evaluate.score(rule, asked)[name]).sort().values
+        reference = torch.from_numpy(evaluate.compute_scores(rule, asked)[name]).sort().values
         probes = {probe: build(config["probes"][probe], f"probes.{probe}") for probe in sorted(asked.probes)}
         probes |= {probe: replace(probes[probe], fitted=kept.fitted[probe]) for probe in probes.keys() & kept.fitted}
 
@@ -123,7 +123,7 @@ class Detector:
         if not len(examples):
             return torch.empty(0, dtype=torch.float64)
         evidence = self.ask(examples, _content(examples))
-        return torch.from_numpy(evaluate.score({self.name: self.rule}, evidence)[self.name])
+        return torch.from_numpy(evaluate.compute_scores({self.name: self.rule}, evidence)[self.name])
 
     def p_value(self, x: Tensor | np.ndarray) -> Tensor:
         """The conformal p-value of each example, shape (N,), float64: small = out-of-distribution."""
@@ -248,7 +248,7 @@ def _evaluation(run: Path) -> Path:
 def _training(folder: Path) -> Path:
     """The training of an evaluation, also where the runs were moved to."""
     made = record.read_json(folder / "record.json")
-    found = locations.training(folder, made)
+    found = locations.training_folder(folder, made)
     if found is None:
         raise UserError(
             f"the training {made.get('train_dir')} of {folder} is not there; keep runs/train beside runs/eval"

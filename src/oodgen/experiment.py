@@ -1,11 +1,11 @@
-"""One cell of an experiment grid: train or resume, ask, score, write down."""
+"""One run of an experiment: train or resume, evaluate, write results, record and page."""
 
 import json
 import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from oodgen.config.instantiate import build
 from oodgen.data.preprocess import TestSet
 from oodgen.errors import Diverged, UserError
 from oodgen.evaluation import attack, evaluate
-from oodgen.evaluation.accuracy import accuracy
+from oodgen.evaluation.accuracy import accuracy_rows
 from oodgen.evaluation.calibration import calibrate
-from oodgen.evaluation.latent_usage import usage
+from oodgen.evaluation.latent_usage import latent_usage
 from oodgen.evaluation.rehearsal import rehearse
 from oodgen.report import loggers, page
 from oodgen.runs import objective, record, results
-from oodgen.runs.files import whole, write_text
+from oodgen.runs.files import atomic_path, write_text
 from oodgen.training import assembly
 from oodgen.training.checkpoints import find_checkpoint, load_weights
 from oodgen.training.curves import CurvesLogger
@@ -39,22 +39,22 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> None:
-    """Train (or find trained), score and report one cell.
+    """Train (or reuse a training), evaluate and report one run.
 
     Arguments:
         config: The composed config.
         folder: The evaluation's directory.
-        overrides: What the command asked for, by which a report tells cells of one experiment apart.
+        overrides: Those of the command, by which reports distinguish runs of one experiment.
 
     Raises:
-        UserError: anything the user can mend; the state of both directories says so too.
+        UserError: anything the user can fix; it is also recorded in state.json of both directories.
     """
-    with record.locked(folder, wait=False), exclusive_gpu(), record.running(folder):
+    with record.locked(folder, wait=False), exclusive_gpu(), record.recorded_state(folder):
         components = build_components(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(components.config)))
         try:
             _run(components, folder, overrides)
-        except SafetensorError as error:  # how its library says that the disk is full
+        except SafetensorError as error:  # raised if the disk is full
             raise UserError(f"cannot write evidence: {error}; free some space and repeat the command") from error
         except torch.OutOfMemoryError as error:
             raise UserError(
@@ -70,13 +70,13 @@ def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None
     fingerprint = record.fingerprint(config)
     root = Path(config["runs"]) / "smoke" if config["smoke"] else Path(config["runs"])
     train_dir = root / "train" / fingerprint
-    sets = data.test_sets()  # first of all: a set that is missing should not cost a training
-    attack.check(method.model, data.attacks)
-    who = (config["name"], fingerprint, config["seed"])
-    _check_objective(components, who, [*sets, *data.attacks])
+    sets = data.test_sets()  # first, so that a missing set is reported before the training
+    attack.check_attackable(method.model, data.attacks)
+    run_key = (config["name"], fingerprint, config["seed"])
+    _check_objective(components, run_key, [*sets, *data.attacks])
     data.setup()
     if config["checkpoint"] not in ("last", "best", *(f"epoch{n}" for n in config["snapshots"])):
-        find_checkpoint(train_dir, config["checkpoint"])  # a training that will not leave it should not run for it
+        find_checkpoint(train_dir, config["checkpoint"])  # raises before a training that would not write it
     if not config["smoke"] and (config["retrain"] or record.read_state(train_dir)["state"] != "done"):
         rehearse(components)
     for name, why in data.skipped.items():
@@ -90,50 +90,50 @@ def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None
         device.set_memory_format(model)
         kept = (train_dir / "evidence", root / "evidence")
         evaluated = evaluate.EvaluatedModel(model, config["checkpoint"], *kept, device, config["eval_seed"])
-        components = replace(
-            components, probes=evaluate.fit_probes(evaluated, components.probes, data.training_examples)
-        )
-        validation = evaluate.collect(evaluated, components.probes, data.held_out["validation"])
+        probes = evaluate.fit_probes(evaluated, components.probes, data.training_examples)
+        validation = evaluate.collect_evidence(evaluated, probes, data.held_out["validation"])
         scores = evaluate.fit_scores(components.scores, validation)
-        calibrate(evaluated, components.probes, data, folder)
-        sets |= attack.craft(evaluated, data.attacks, sets[data.inlier.name])
+        calibrate(evaluated, probes, data, folder)
+        sets |= attack.make_sets(evaluated, data.attacks, sets[data.inlier.name])
         values: dict[str, dict[str, np.ndarray]] = {}
         means: dict[str, dict[str, np.ndarray]] = {}
         for name, test in sets.items():
-            evidence = evaluate.collect(evaluated, components.probes, test)
-            values[name], means[name] = evaluate.score(scores, evidence), evaluate.score(components.means, evidence)
-            evaluate.check(values[name] | means[name], name)
+            evidence = evaluate.collect_evidence(evaluated, probes, test)
+            values[name] = evaluate.compute_scores(scores, evidence)
+            means[name] = evaluate.compute_scores(components.means, evidence)
+            evaluate.check_finite(values[name] | means[name], name)
             if name == data.inlier.name:
-                right = accuracy(who, evidence, test)
+                right = accuracy_rows(run_key, evidence, test)
             log.info("scored %s (%d examples)", name, len(test.x))
         width = getattr(model, "bin", None)
-        rows = evaluate.rows(who, values, int(np.prod(data.shape)), config["oracle"], means, width)
-        rows += usage(evaluated, who, sets)
+        rows = evaluate.result_rows(run_key, values, int(np.prod(data.shape)), config["oracle"], means, width)
+        rows += latent_usage(evaluated, run_key, sets)
         rows += right
         evaluate.write_scores(folder / "scores", values)
         results.write(folder / "results.csv", rows)
-        with whole(folder / "reconstructions.npz") as temporary, temporary.open("wb") as file:
+        with atomic_path(folder / "reconstructions.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **evaluate.reconstructions(evaluated, sets))  # type: ignore[arg-type]
         seconds = {"train": cost["seconds"], "evaluate": round(time.perf_counter() - start, 1)}
-        for line in (warnings := evaluate.runaway(values)):
+        for line in (warnings := evaluate.diverging_means(values)):
             log.warning(line)
-        said = {"overrides": list(overrides), "warnings": [*cost.get("warnings", []), *warnings]}
-        _write_record(components, folder, train_dir, sets, cost | {"seconds": seconds}, said)
+        notices = {"overrides": list(overrides), "warnings": [*cost.get("warnings", []), *warnings]}
+        _write_record(components, folder, train_dir, sets, cost | {"seconds": seconds}, notices)
         page.write(folder)
         loggers.publish(views, folder)
 
 
-def _check_objective(components: Components, who: tuple[str, str, int], sets: Sequence[str]) -> None:
+def _check_objective(components: Components, run_key: tuple[str, str, int], sets: Sequence[str]) -> None:
     """Raise UserError for an objective that no evaluation could give, as far as that is known before the training."""
     wanted = components.config["objective"]
     if wanted["score"] is not None and not re.fullmatch(r"class|z\d+", str(wanted["score"])):
         scores, means = (dict.fromkeys(names, np.arange(2.0)) for names in (components.scores, components.means))
         oracle = components.config["oracle"]
-        objective.choose(evaluate.rows(who, dict.fromkeys(sets, scores), 1, oracle, dict.fromkeys(sets, means)), wanted)
+        rows = evaluate.result_rows(run_key, dict.fromkeys(sets, scores), 1, oracle, dict.fromkeys(sets, means))
+        objective.choose(rows, wanted)
 
 
 def _train(components: Components, folder: Path, views: Sequence[Any]) -> dict[str, Any]:
-    """Leave a finished training in `folder`: find it done, resume it or start it; returns its cost."""
+    """Reuse, resume or start the training in `folder`; return its cost (seconds, steps, epochs, ...)."""
     config = components.config
     made, last = folder / "provenance.json", folder / "checkpoints" / "last.ckpt"
     state = record.read_state(folder)
@@ -151,7 +151,7 @@ def _train(components: Components, folder: Path, views: Sequence[Any]) -> dict[s
     now["versions"] |= plugins.versions(config)
     then = record.read_json(made) if made.is_file() else None
     if then is not None and then.get("data") != now["data"]:
-        # the parts of the train split are drawn anew with the data: the weights may have seen the new calibration part
+        # with other data the train split is divided anew: weights may have been trained on the new calibration part
         raise UserError(
             f"{folder} was trained on other data ({then.get('data')}, now {now['data']}); "
             "give it the old data back, or start over with retrain=true"
@@ -165,7 +165,7 @@ def _train(components: Components, folder: Path, views: Sequence[Any]) -> dict[s
         log.info("found trained in %s", folder)
         CurvesLogger(folder / "metrics.csv", views).replay()
         return then["cost"]
-    with record.running(folder):
+    with record.recorded_state(folder):
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         if then is None:
             write_text(made, json.dumps(now, indent=1))
@@ -177,7 +177,7 @@ def _train(components: Components, folder: Path, views: Sequence[Any]) -> dict[s
             costs = _members(config, folder)
             cost = assembly.assemble(components.method.model, config, list(costs), folder, components.data.sha256)
             one = next(iter(costs.values()))
-            spent = sum(own["seconds"] for own in costs.values()) + cost["seconds"]
+            spent = sum(part["seconds"] for part in costs.values()) + cost["seconds"]
             cost |= {"how": "apart", "seconds": spent, "steps": one["steps"], "epochs": one["epochs"]}
         else:
             try:
@@ -200,17 +200,17 @@ def _train(components: Components, folder: Path, views: Sequence[Any]) -> dict[s
 
 
 def _members(config: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
-    """Leave every member's own training beside the ensemble's, found or made; their names and what each cost."""
+    """Reuse or run the separate training of each member; return name -> cost."""
     costs = {}
-    alone = {i: assembly.member_config(config, i) for i in range(1, config["method"]["size"] + 1)}
-    names = {i: record.fingerprint(own) for i, own in alone.items()}
+    configs = {i: assembly.member_config(config, i) for i in range(1, config["method"]["size"] + 1)}
+    names = {i: record.fingerprint(member) for i, member in configs.items()}
     lost = {i for i, name in names.items() if record.read_state(folder.parent / name)["state"] == "diverged"}
-    for i, own in alone.items():
+    for i, member in configs.items():
         name = names[i]
-        # where members diverged, starting over is for them
-        components = build_components(own | {"retrain": config["retrain"] and (i in lost or not lost)})
+        # if members diverged, retrain applies to these only
+        components = build_components(member | {"retrain": config["retrain"] and (i in lost or not lost)})
         components.data.setup()
-        log.info("member %d of %d, seed %d: %s", i, config["method"]["size"], own["seed"], folder.parent / name)
+        log.info("member %d of %d, seed %d: %s", i, config["method"]["size"], member["seed"], folder.parent / name)
         with record.locked(folder.parent / name, wait=True):
             try:
                 costs[name] = _train(components, folder.parent / name, [])
@@ -225,7 +225,7 @@ def _write_record(
     train_dir: Path,
     sets: Mapping[str, TestSet],
     cost: Mapping[str, Any],
-    said: Mapping[str, Any],
+    notices: Mapping[str, Any],
 ) -> None:
     config, inlier = components.config, components.data.inlier.name
     made = record.read_json(train_dir / "provenance.json")
@@ -265,6 +265,6 @@ def _write_record(
             for role, stream in streams
         },
         "model": {"parameters": sum(p.numel() for p in components.method.model.parameters())},
-        **said,
+        **notices,
     }
     write_text(folder / "record.json", json.dumps(content, indent=1))

@@ -59,7 +59,7 @@ def _folder(absolute: bool = False, *, _root_: DictConfig) -> str:
     # a logger may ask for the folder, which does not depend on loggers
     parts = {key: _root_._get_node(key) for key in _root_ if key not in ("hydra", "logger")}
     resolved = OmegaConf.to_container(OmegaConf.create(parts), resolve=True)
-    folder = record.folder_of(resolved)  # type: ignore[arg-type]
+    folder = record.evaluation_folder(resolved)  # type: ignore[arg-type]
     return str(Path(folder).absolute()) if absolute else folder
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from oodgen.config import plugins
 from oodgen.errors import UserError
 from oodgen.runs.escape import cell, terminal
-from oodgen.runs.files import whole
+from oodgen.runs.files import atomic_path
 from oodgen.runs.invocation import program
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         sink: _Sink = _table
         if options.out is not None:
-            temporary = stack.enter_context(whole(options.out))
+            temporary = stack.enter_context(atomic_path(options.out))
             file = stack.enter_context(temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape"))
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(Line._fields[:4])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from oodgen.data.preprocess import TestSet as Examined
-from oodgen.evaluation.accuracy import accuracy
+from oodgen.evaluation.accuracy import accuracy_rows
 from oodgen.metrics import proportion
 
 WHO = ("e", "f", 3)
@@ -19,7 +19,7 @@ def test_right_answers_are_counted():
     logits = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
     y = logits.argmax(0).numpy()
     y[:2] = (y[:2] + 1) % 4
-    (row,) = accuracy(WHO, {"image/mean": torch.zeros(7), "classifier/logits": logits}, labelled(y))
+    (row,) = accuracy_rows(WHO, {"image/mean": torch.zeros(7), "classifier/logits": logits}, labelled(y))
     assert row[:7] == (*WHO, "mnist", "mnist", "class", "accuracy")
     assert row.value == 5 / 7 and row.low < 5 / 7 < row.high and (row.n_in, row.protocol) == (7, "full")
 
@@ -28,7 +28,7 @@ def test_of_an_ensemble_the_mean_probability_decides():
     # two members lean to class 0, the third is sure of class 1
     p = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.01, 0.99]])[:, :, None].expand(3, 2, 7)
     for y, value in ((1, 1.0), (0, 0.0)):
-        (row,) = accuracy(WHO, {"members/logits": p.log()}, labelled(np.full(7, y)))
+        (row,) = accuracy_rows(WHO, {"members/logits": p.log()}, labelled(np.full(7, y)))
         assert (row.value, row.low, row.high) == (value, value, value)
 
 
@@ -41,7 +41,7 @@ def test_of_an_ensemble_the_mean_probability_decides():
     ],
 )
 def test_where_nothing_can_be_right_nothing_is_said(evidence, y):
-    assert accuracy(WHO, evidence, labelled(y)) == []
+    assert accuracy_rows(WHO, evidence, labelled(y)) == []
 
 
 def test_the_interval_of_a_share_is_that_of_resampled_examples():

@@ -62,7 +62,7 @@ INLIER = Examined(np.zeros((COUNT, 1, 8, 8), np.uint8), "inlier", "test", "hash"
 
 
 def made(model, seed=0, **options):
-    return attack.craft(evaluated(model, seed), {"adversarial": adversarial(**options)}, INLIER)["adversarial"]
+    return attack.make_sets(evaluated(model, seed), {"adversarial": adversarial(**options)}, INLIER)["adversarial"]
 
 
 @torch.no_grad()
@@ -128,7 +128,7 @@ def test_batches_do_not_matter(monkeypatch):
 def test_the_gradient_is_the_mean_over_samples_of_that_of_the_bound():
     model, index = vae(), torch.arange(COUNT)
     x = torch.tensor(gaussian_noise().apply(INLIER.x, 0))
-    found = attack.gradient(evaluated(model, seed=3), x, index, 4)
+    found = attack.score_gradient(evaluated(model, seed=3), x, index, 4)
     y = (x / 255).requires_grad_()
     total = sum(model(y, ExampleNoise(4, index, s)).elbo.sum() for s in range(4))
     torch.testing.assert_close(found, torch.autograd.grad(total, y)[0], rtol=1e-4, atol=1e-4)
@@ -166,9 +166,9 @@ def test_what_is_raised_is_one_number_for_each_example(name):
 
 def test_a_model_that_says_nothing_is_refused_before_it_is_trained():
     with pytest.raises(UserError, match=r"which a Linear does not say; leave it out with ~data\.out\.adversarial"):
-        attack.check(nn.Linear(1, 1), {"adversarial": adversarial()})
-    attack.check(nn.Linear(1, 1), {})
-    attack.check(vae(), {"adversarial": adversarial()})
+        attack.check_attackable(nn.Linear(1, 1), {"adversarial": adversarial()})
+    attack.check_attackable(nn.Linear(1, 1), {})
+    attack.check_attackable(vae(), {"adversarial": adversarial()})
 
 
 def test_the_data_leave_it_to_the_model():
@@ -197,4 +197,4 @@ def test_of_an_ensemble_the_first_member_that_counts_is_attacked():
     ensemble.alive[0] = False
     assert np.array_equal(made(ensemble).x, made(members[1]).x)
     with pytest.raises(UserError, match="a Linear does not say"):
-        attack.check(Ensemble([nn.Linear(1, 1), nn.Linear(1, 1)]), {"adversarial": adversarial()})
+        attack.check_attackable(Ensemble([nn.Linear(1, 1), nn.Linear(1, 1)]), {"adversarial": adversarial()})

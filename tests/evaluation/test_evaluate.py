@@ -59,11 +59,11 @@ def images(name="photos", n=8, seed=0):
 
 def test_evidence_is_asked_once_batch_by_batch_and_then_read(evaluated):
     test = images()
-    first = evaluate.collect(evaluated, {"b": Brightness()}, test)
+    first = evaluate.collect_evidence(evaluated, {"b": Brightness()}, test)
     assert calls == [3, 3, 2] and list(first) == ["b/value", "b/levels"]
     torch.testing.assert_close(first["b/value"], torch.tensor(test.x).float().mean((1, 2, 3)))
     assert first["b/levels"].shape == (2, 8)
-    again = evaluate.collect(evaluated, {"b": Brightness()}, test)
+    again = evaluate.collect_evidence(evaluated, {"b": Brightness()}, test)
     assert calls == [3, 3, 2]
     assert all(torch.equal(first[name], again[name]) for name in first)
     (file,) = evaluated.folder.iterdir()
@@ -72,13 +72,13 @@ def test_evidence_is_asked_once_batch_by_batch_and_then_read(evaluated):
 
 @pytest.mark.parametrize("content", [b"", b"torn", b"\xff" * 100, None])
 def test_damaged_evidence_is_asked_again_with_a_warning(evaluated, content, caplog):
-    first = evaluate.collect(evaluated, {"b": Brightness()}, images())
+    first = evaluate.collect_evidence(evaluated, {"b": Brightness()}, images())
     (file,) = evaluated.folder.iterdir()
     file.write_bytes(file.read_bytes()[:-5] if content is None else content)
-    again = evaluate.collect(evaluated, {"b": Brightness()}, images())
+    again = evaluate.collect_evidence(evaluated, {"b": Brightness()}, images())
     assert len(calls) == 6 and "is damaged" in caplog.text and str(file) in caplog.text
     assert all(torch.equal(first[name], again[name]) for name in first)
-    evaluate.collect(evaluated, {"b": Brightness()}, images())
+    evaluate.collect_evidence(evaluated, {"b": Brightness()}, images())
     assert len(calls) == 6  # and it is mended
 
 
@@ -95,13 +95,13 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_changes_evidence_gives_it_another_file(evaluated, change):
-    first = evaluate.collect(evaluated, {"b": Brightness()}, images())
+    first = evaluate.collect_evidence(evaluated, {"b": Brightness()}, images())
     other, probe, test = CHANGES[change](evaluated)
-    found = evaluate.collect(other, {"b": probe}, test)
+    found = evaluate.collect_evidence(other, {"b": probe}, test)
     assert len(list(evaluated.folder.iterdir())) == 2 and len(calls) > 3
     if change in ("probe option", "seed"):
         assert not torch.equal(found["b/levels"], first["b/levels"])
-    evaluate.collect(evaluated, {"b": Brightness()}, images())
+    evaluate.collect_evidence(evaluated, {"b": Brightness()}, images())
     assert len(list(evaluated.folder.iterdir())) == 2  # the first is still good
 
 
@@ -129,7 +129,7 @@ def test_a_probe_that_says_so_has_gradients_and_leaves_the_parameters_as_they_we
     model.bias.grad = torch.ones(1)
     if wrap is Members:
         evaluated = evaluated._replace(model=Ensemble([model, model]))
-    found = evaluate.ask(evaluated, wrap(Slope()), images())
+    found = evaluate.run_probe(evaluated, wrap(Slope()), images())
     expected = 2 * model.weight[0, 0] * found["value"]
     torch.testing.assert_close(found["slope"], expected.detach())
     assert not found["value"].requires_grad and not found["value"].is_inference()
@@ -139,34 +139,34 @@ def test_a_probe_that_says_so_has_gradients_and_leaves_the_parameters_as_they_we
 def test_what_asks_no_model_is_kept_for_all_models(evaluated):
     modelless = Brightness()
     object.__setattr__(modelless, "needs", object)
-    first = evaluate.collect(evaluated, {"b": modelless}, images())
+    first = evaluate.collect_evidence(evaluated, {"b": modelless}, images())
     other = evaluated._replace(folder=evaluated.folder / "other", weights="best", seed=1, device=Device("cpu", "bf16"))
-    found = evaluate.collect(other, {"b": modelless}, images())
+    found = evaluate.collect_evidence(other, {"b": modelless}, images())
     assert len(calls) == 3 and torch.equal(first["b/value"], found["b/value"])
     assert not evaluated.folder.exists() and len(list(evaluated.shared.iterdir())) == 1
 
 
 def test_a_score_that_is_not_a_number_is_a_divergence_named():
-    evaluate.check({"l>0": np.array([1.0, np.inf, -np.inf])}, "mnist")
+    evaluate.check_finite({"l>0": np.array([1.0, np.inf, -np.inf])}, "mnist")
     with pytest.raises(Diverged, match="kl is not a number for 2 of the 3 examples of mnist"):
-        evaluate.check({"l>0": np.zeros(3), "kl": np.array([np.nan, 1.0, np.nan])}, "mnist")
+        evaluate.check_finite({"l>0": np.zeros(3), "kl": np.array([np.nan, 1.0, np.nan])}, "mnist")
     with pytest.raises(Diverged, match="l>0 is infinite for all 2 examples of mnist"):
-        evaluate.check({"l>0": np.array([np.inf, np.inf])}, "mnist")
+        evaluate.check_finite({"l>0": np.array([np.inf, np.inf])}, "mnist")
 
 
 def test_a_bound_that_ran_away_on_a_few_examples_is_said():
     usual = np.array([230.0, 240.0, 250.0])
-    assert evaluate.runaway({"mnist": {"l>0": usual, "kl": np.array([1, 1, 1e9])}}) == []
-    (line,) = evaluate.runaway({"mnist": {"l>0": usual}, "kmnist": {"l>0": np.array([230.0, 240.0, 1e18])}})
+    assert evaluate.diverging_means({"mnist": {"l>0": usual, "kl": np.array([1, 1, 1e9])}}) == []
+    (line,) = evaluate.diverging_means({"mnist": {"l>0": usual}, "kmnist": {"l>0": np.array([230.0, 240.0, 1e18])}})
     assert "kmnist" in line and "median 240" in line and "3.33e+17" in line
-    assert len(evaluate.runaway({"mnist": {"l>0": np.array([1.0, 2.0, np.inf])}})) == 1
-    assert len(evaluate.runaway({"mnist": {"l>0": np.array([1.0, np.inf, np.inf])}})) == 1
+    assert len(evaluate.diverging_means({"mnist": {"l>0": np.array([1.0, 2.0, np.inf])}})) == 1
+    assert len(evaluate.diverging_means({"mnist": {"l>0": np.array([1.0, np.inf, np.inf])}})) == 1
 
 
 def test_other_pixels_under_the_same_name_give_another_file(evaluated):
     # a transformation's options change what is made, and neither its name nor its origin
     made = [images("noise", seed=seed)._replace(origin="made from photos test", sha256="of photos") for seed in (0, 1)]
-    values = [evaluate.collect(evaluated, {"b": Brightness()}, test)["b/value"] for test in made]
+    values = [evaluate.collect_evidence(evaluated, {"b": Brightness()}, test)["b/value"] for test in made]
     assert not torch.equal(*values)
 
 
@@ -174,8 +174,8 @@ def test_evidence_of_every_probe_is_found_again_by_another_process(evaluated):
     test = images()
     for probe in (Bounds(), ImageStatistics()):
         assert " at 0x" not in repr(probe)
-    evaluate.collect(evaluated, {"image": ImageStatistics()}, test)
-    evaluate.collect(evaluated, {"image": ImageStatistics()}, test)
+    evaluate.collect_evidence(evaluated, {"image": ImageStatistics()}, test)
+    evaluate.collect_evidence(evaluated, {"image": ImageStatistics()}, test)
     assert len(list(evaluated.shared.iterdir())) == 1
 
 
@@ -209,8 +209,8 @@ def test_scores_are_replayed_from_evidence_without_asking_the_model(evaluated, h
     validation, test = images("photos", 20, 5), images()
 
     def results(who):
-        fitted = evaluate.fit_scores(scores(), evaluate.collect(who, probes, validation))
-        return evaluate.score(fitted, evaluate.collect(who, probes, test))
+        fitted = evaluate.fit_scores(scores(), evaluate.collect_evidence(who, probes, validation))
+        return evaluate.compute_scores(fitted, evaluate.collect_evidence(who, probes, test))
 
     first = results(live)
     assert all(
@@ -219,14 +219,16 @@ def test_scores_are_replayed_from_evidence_without_asking_the_model(evaluated, h
     monkeypatch.setattr(BottomUpVAE, "bounds", None)  # whoever asked would fail
     replayed = results(live)
     assert all(np.array_equal(first[name], replayed[name]) for name in first)
-    assert np.array_equal(first["l>0"], -evaluate.collect(live, probes, test)["bounds/l"][0].double().numpy())
+    assert np.array_equal(first["l>0"], -evaluate.collect_evidence(live, probes, test)["bounds/l"][0].double().numpy())
 
 
 def test_evidence_does_not_depend_on_the_batches(evaluated, hierarchy, tmp_path):
     found = []
     for i, budget in enumerate((5, 40, 4000)):
         live = evaluated._replace(model=hierarchy, folder=tmp_path / str(i))
-        found.append(evaluate.collect(live, {"bounds": Bounds(samples=4, samples_k=2, budget=budget)}, images(n=9)))
+        found.append(
+            evaluate.collect_evidence(live, {"bounds": Bounds(samples=4, samples_k=2, budget=budget)}, images(n=9))
+        )
     for other in found[1:]:
         for name in other:
             torch.testing.assert_close(other[name], found[0][name], rtol=2e-5, atol=2e-4)
@@ -243,7 +245,7 @@ def test_evidence_does_not_depend_on_the_batches(evaluated, hierarchy, tmp_path)
 def test_a_score_that_asks_for_what_is_not_there_names_itself_and_what_there_is(wrong, named):
     evidence = {"bounds/l": torch.zeros(3, 5), "b/value": torch.zeros(5)}
     with pytest.raises(UserError, match="score odd asks") as error:
-        evaluate.score({"odd": wrong}, evidence)
+        evaluate.compute_scores({"odd": wrong}, evidence)
     assert named in str(error.value) and "b/value, bounds/l" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -280,7 +282,7 @@ def table():
         "glyphs": values(60, -0.5, 1),
         "noise": values(100, 0.2, 2),
     }
-    return sets, evaluate.rows(WHO, sets, 16, {"llr>k": ["llr>1", "llr>2", "llr>7"], "none>k": ["llr>8"]})
+    return sets, evaluate.result_rows(WHO, sets, 16, {"llr>k": ["llr>1", "llr>2", "llr>7"], "none>k": ["llr>8"]})
 
 
 def pick(found, **wanted):
@@ -315,7 +317,7 @@ def test_balanced_rows_have_equal_numbers_seeded(table):
     assert len(balanced) == len(
         [row for row in found if row.protocol == "full" and row.metric not in ("nats", "bpd", "nats_dim")]
     )
-    assert found == evaluate.rows(WHO, sets, 16, {"llr>k": ["llr>1", "llr>2", "llr>7"], "none>k": ["llr>8"]})
+    assert found == evaluate.result_rows(WHO, sets, 16, {"llr>k": ["llr>1", "llr>2", "llr>7"], "none>k": ["llr>8"]})
     # equal sets are their own balanced pair; of unequal ones all of the smaller is kept
     assert pick(balanced, out="glyphs") == [
         row._replace(protocol="balanced")
@@ -348,7 +350,7 @@ def test_oracle_rows_take_the_best_level_of_each_out_set_and_say_so(table):
 def test_the_oracle_is_never_below_the_levels_it_chooses_among():
     for seed in range(40):
         sets = {"photos": values(30, 0, seed), "digits": values(90, 0, seed + 100)}
-        found = evaluate.rows(WHO, sets, 16, {"llr>k": ["llr>1", "llr>2"]})
+        found = evaluate.result_rows(WHO, sets, 16, {"llr>k": ["llr>1", "llr>2"]})
         levels = [row.value for row in pick(found, metric="auroc", protocol="full") if row.score.startswith("llr")]
         assert pick(found, score="llr>k", metric="auroc")[0].value == max(levels)
 
@@ -375,7 +377,7 @@ def test_bounds_are_also_reported_as_nats_and_bits_per_dimension(table):
         assert nats.n_in == nats.n_out == len(sets[out]["l>0"]) and math.isnan(nats.low)
     assert {row.score for row in pick(found, metric="bpd")} == {"l>0"}
     # the printed 0.420 bits/dim of 784 pixels are 228 nats (papers/hierarchical_llr, section 4)
-    (row,) = pick(evaluate.rows(WHO, {"mnist": {"l>0": np.array([228.3])}}, 784, {}), metric="bpd")
+    (row,) = pick(evaluate.result_rows(WHO, {"mnist": {"l>0": np.array([228.3])}}, 784, {}), metric="bpd")
     assert row.value == pytest.approx(0.42, abs=1e-3)
 
 
@@ -406,18 +408,18 @@ def test_reconstructions_start_with_the_image_and_lose_it_with_k(evaluated, hier
 
 def test_evidence_is_of_the_sources_that_answered():
     everything = {"oodgen.probes.bounds", "oodgen.models.hierarchy"}
-    of = evaluate.code_of(frozenset(everything))
-    assert of != evaluate.code_of(frozenset({"oodgen.probes.bounds"}))
+    of = evaluate.code_digest(frozenset(everything))
+    assert of != evaluate.code_digest(frozenset({"oodgen.probes.bounds"}))
     # what a module imports counts without being named, and what is not ours does not
-    assert of == evaluate.code_of(
+    assert of == evaluate.code_digest(
         frozenset({*everything, "oodgen.models.nets", "oodgen.noise", "torch.nn.modules.linear"})
     )
-    assert of != evaluate.code_of(frozenset({*everything, "oodgen.metrics"}))
+    assert of != evaluate.code_digest(frozenset({*everything, "oodgen.metrics"}))
 
 
 def test_bits_and_nats_per_dimension_of_masses_and_densities():
     def of(width):
-        found = evaluate.rows(WHO, {"mnist": {"l>0": np.array([784.0])}}, 784, {}, width=width)
+        found = evaluate.result_rows(WHO, {"mnist": {"l>0": np.array([784.0])}}, 784, {}, width=width)
         return {row.metric: row.value for row in found}
 
     assert of(1.0) == pytest.approx({"nats": -784, "nats_dim": 1.0, "bpd": 1 / np.log(2)})

@@ -9,7 +9,7 @@ from torch import nn
 
 from oodgen.data.preprocess import TestSet as Examined
 from oodgen.evaluation.evaluate import EvaluatedModel
-from oodgen.evaluation.latent_usage import usage
+from oodgen.evaluation.latent_usage import latent_usage
 from oodgen.models.biva import BIVA
 from oodgen.models.hierarchy import BottomUpVAE
 from oodgen.models.ladder import LadderVAE
@@ -40,7 +40,7 @@ def sets(n=150):
 
 
 def ask(evaluated, count=1000):
-    return {(row.out, row.score, row.metric): row for row in usage(evaluated, WHO, sets(), count)}
+    return {(row.out, row.score, row.metric): row for row in latent_usage(evaluated, WHO, sets(), count)}
 
 
 def test_kl_is_that_of_the_bound_and_every_set_and_layer_is_there(evaluated):
@@ -73,7 +73,7 @@ def test_a_collapsed_layer_is_seen(evaluated):
 
 
 def test_a_model_that_shows_no_posteriors_has_no_rows(evaluated):
-    assert usage(evaluated._replace(model=nn.Linear(1, 1)), WHO, sets()) == []
+    assert latent_usage(evaluated._replace(model=nn.Linear(1, 1)), WHO, sets()) == []
 
 
 def test_rows_become_a_table_for_each_measure(evaluated):

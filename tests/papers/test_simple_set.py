@@ -37,7 +37,7 @@ def launch(tmp_path):
     def run(overrides):
         name = next(o.partition("=")[2] for o in overrides if o.startswith("dataset@data.inlier="))
         run.seen[name] = overrides
-        folder = Path(record.folder_of(simple_set._compose(overrides)))
+        folder = Path(record.evaluation_folder(simple_set._compose(overrides)))
         folder.mkdir(parents=True, exist_ok=True)
         state = run.ends.get(name, "done")
         if state == "killed":

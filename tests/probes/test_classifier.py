@@ -117,7 +117,7 @@ def test_evaluation_fits_on_what_was_trained_on(tmp_path):
     assert probes["logits"] == Logits()
     for name, value in fitted(model).fitted.items():
         torch.testing.assert_close(probes["m"].fitted[name], value)
-    evidence = evaluate.collect(evaluated, probes, trained)
+    evidence = evaluate.collect_evidence(evaluated, probes, trained)
     assert evidence["m/distance"].shape == (60,) and evidence["logits/logits"].shape == (3, 60)
     torch.testing.assert_close(evidence["logits/logits"], model.logits(x).T)
 
@@ -127,7 +127,7 @@ def test_evaluation_fits_each_member_of_an_ensemble(tmp_path):
     evaluated = evaluate.EvaluatedModel(Ensemble([first, second]), "last", tmp_path, tmp_path, Device("cpu", "32"), 0)
     trained = Examined(x.numpy(), "own", "train", "hash", y.numpy())
     probes = evaluate.fit_probes(evaluated, {"members": Members(Mahalanobis())}, lambda: trained)
-    found = evaluate.collect(evaluated, probes, trained)["members/distance"]
+    found = evaluate.collect_evidence(evaluated, probes, trained)["members/distance"]
     for row, model in zip(found, (first, second), strict=True):
         with torch.inference_mode():
             alone = Mahalanobis().fit(model, [(x, y, noise(x))])(model, x, noise(x))["distance"]

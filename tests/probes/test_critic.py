@@ -30,7 +30,7 @@ def test_evidence_is_the_models_value_whatever_the_batch(model, x, size, tmp_pat
     probe = CriticValue()
     monkeypatch.setattr(CriticValue, "batch", lambda self, model: size)
     evaluated = evaluate.EvaluatedModel(model, "last", tmp_path, tmp_path, Device("cpu", "32"), 0)
-    found = evaluate.collect(evaluated, {"critic": probe}, Examined(x.numpy(), "mnist", "test", "hash"))
+    found = evaluate.collect_evidence(evaluated, {"critic": probe}, Examined(x.numpy(), "mnist", "test", "hash"))
     assert found.keys() == {"critic/d"} and found["critic/d"].dtype == torch.float32
     with torch.no_grad():
         torch.testing.assert_close(found["critic/d"], model.value(x / 255))

@@ -149,7 +149,7 @@ def test_any_probe_of_any_model(x, tmp_path):
     model = Ensemble([Critic(1.0), Critic(2.0)])
     assert model.shape == (1, 8, 8)
     evaluated = evaluate.EvaluatedModel(model, "last", tmp_path, tmp_path, Device("cpu", "32").resolved(), 0)
-    found = evaluate.collect(evaluated, {"members": Members(Value())}, Set(x.numpy(), "tiny", "", ""))
+    found = evaluate.collect_evidence(evaluated, {"members": Members(Value())}, Set(x.numpy(), "tiny", "", ""))
     mean = x.float().mean((1, 2, 3))
     torch.testing.assert_close(found["members/d"], torch.stack([mean, 2 * mean]))
     (path,) = tmp_path.iterdir()
@@ -158,9 +158,9 @@ def test_any_probe_of_any_model(x, tmp_path):
 
 def test_stored_evidence_is_named_by_the_inner_question_and_its_code(model, x, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(evaluate, "code_of", lambda modules: asked.append(modules) or "")
+    monkeypatch.setattr(evaluate, "code_digest", lambda modules: asked.append(modules) or "")
     evaluated = evaluate.EvaluatedModel(model, "last", tmp_path, tmp_path, Device("cpu", "32").resolved(), 0)
     for probe in (Members(Bounds(samples=2)), Members(Bounds(samples=3)), Members(Bounds(samples=3, budget=7))):
-        evaluate.collect(evaluated, {"members": probe}, Set(x.numpy(), "tiny", "", ""))
+        evaluate.collect_evidence(evaluated, {"members": probe}, Set(x.numpy(), "tiny", "", ""))
     assert len(list(tmp_path.iterdir())) == 2  # what only changes how it is computed names nothing
     assert all({"oodgen.probes.members", "oodgen.probes.bounds", "oodgen.models.vae"} <= modules for modules in asked)

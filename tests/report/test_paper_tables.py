@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from oodgen.report import grouping, paper_numbers, paper_tables
 from oodgen.runs import results
-from oodgen.runs.labels import labelled
+from oodgen.runs.labels import with_labels
 from oodgen.runs.locations import config_dir
 
 NAN = math.nan
@@ -298,7 +298,7 @@ def configs():
         for path in sorted((config_dir() / "experiment").glob("*.yaml")):
             made = compose("run", [f"+experiment={path.stem}"])
             if made.paper and made.paper_method:
-                found[path.stem] = labelled(OmegaConf.to_container(made, resolve=True))
+                found[path.stem] = with_labels(OmegaConf.to_container(made, resolve=True))
     return found
 
 

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from oodgen.runs import record
-from oodgen.runs.labels import key, label, labelled, named
+from oodgen.runs.labels import key, key_and_label, label, with_labels
 from oodgen.runs.locations import config_dir
 
 LABELS = {
@@ -26,7 +26,7 @@ OWN = ["llr_ada", "llr_rule", "kl_1", "log_p_2", "complexity_png", "rate", "waic
 def test_key_and_label_are_one_another():
     for own, shown in [*LABELS.items(), *zip(OWN, OWN, strict=True)]:
         assert (label(own), label(shown), key(shown), key(own)) == (shown, shown, own, own)
-    assert named("l>0 iw") == named("l_0_iw") == "l_0_iw (l>0 iw)" and named("rate") == "rate"
+    assert key_and_label("l>0 iw") == key_and_label("l_0_iw") == "l_0_iw (l>0 iw)" and key_and_label("rate") == "rate"
     assert key("what i called it") == "what i called it", "a key of somebody's that is no identifier"
 
 
@@ -51,9 +51,15 @@ def test_the_command_line_reaches_them_and_runs_of_the_first_build_are_found():
         )
     # what the first build called this training and its evaluation, whose config had labels for keys
     assert record.fingerprint(cpu) == "fbf9d87b169b"
-    assert record.folder_of(cpu) == record.folder_of(labelled(cpu)) == "R/eval/fashion_mnist_llr_cpu/4f86d00f3234"
-    assert record.fingerprint(changed) == "fbf9d87b169b" and record.folder_of(changed) != record.folder_of(cpu)
-    before, after = labelled(cpu), labelled(changed)
+    assert (
+        record.evaluation_folder(cpu)
+        == record.evaluation_folder(with_labels(cpu))
+        == "R/eval/fashion_mnist_llr_cpu/4f86d00f3234"
+    )
+    assert record.fingerprint(changed) == "fbf9d87b169b" and record.evaluation_folder(
+        changed
+    ) != record.evaluation_folder(cpu)
+    before, after = with_labels(cpu), with_labels(changed)
     assert before["scores"].keys() - after["scores"].keys() == {"llr>1 mode"}
     assert before["controls"].keys() - after["controls"].keys() == {"control:mean"}
     assert (before["scores"]["llr>1"]["k"], after["scores"]["llr>1"]["k"]) == (1, 2)

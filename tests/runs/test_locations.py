@@ -16,16 +16,16 @@ from oodgen.runs import locations
     ],
 )
 def test_absolute_paths_are_cut_to_their_last_name(text, expected):
-    assert locations.bare(text) == expected
-    assert locations.bare({"a": [text, 1], "b": None}) == {"a": [expected, 1], "b": None}
+    assert locations.without_directories(text) == expected
+    assert locations.without_directories({"a": [text, 1], "b": None}) == {"a": [expected, 1], "b": None}
 
 
 def test_a_training_is_found_where_the_runs_were_moved_to(tmp_path):
     folder, record = tmp_path / "runs" / "eval" / "e" / "abc", {"fingerprint": "f", "train_dir": str(tmp_path / "old")}
     folder.mkdir(parents=True)
-    assert locations.training(folder, record) is None
+    assert locations.training_folder(folder, record) is None
     (tmp_path / "old").mkdir()
-    assert locations.training(folder, record) == tmp_path / "old"
+    assert locations.training_folder(folder, record) == tmp_path / "old"
     (tmp_path / "runs" / "train" / "f").mkdir(parents=True)
-    assert locations.training(folder, record) == tmp_path / "runs" / "train" / "f", "beside the evaluation first"
-    assert locations.training(folder, {}) is None
+    assert locations.training_folder(folder, record) == tmp_path / "runs" / "train" / "f", "beside the evaluation first"
+    assert locations.training_folder(folder, {}) is None

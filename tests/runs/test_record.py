@@ -24,7 +24,7 @@ from oodgen.runs import record
 from oodgen.runs.locations import config_dir
 with initialize_config_dir(str(config_dir()), version_base="1.3"):
     config = OmegaConf.to_container(compose("run", ["+experiment=quickstart", "runs=r"]), resolve=True)
-print(record.fingerprint(config), record.folder_of(config))
+print(record.fingerprint(config), record.evaluation_folder(config))
 """
 
 
@@ -86,20 +86,20 @@ def test_the_training_is_another(override):
     "override", ["runs=r", "logger=wandb", "retrain=true", "data.root=elsewhere", "objective.score=llr_1"]
 )
 def test_the_evaluation_is_the_same(override):
-    assert record.folder_of(_config(override)) == record.folder_of(_config())
+    assert record.evaluation_folder(_config(override)) == record.evaluation_folder(_config())
 
 
 @pytest.mark.parametrize(
     "override", ["eval_seed=1", "~data.out.digits", "~scores.llr_ada", "seed=1", "checkpoint=best"]
 )
 def test_the_evaluation_is_another(override):
-    assert record.folder_of(_config(override)) != record.folder_of(_config())
+    assert record.evaluation_folder(_config(override)) != record.evaluation_folder(_config())
 
 
 def test_names_are_the_same_in_another_process():
     found = subprocess.run([sys.executable, "-c", PRINT], capture_output=True, text=True, check=True).stdout.split()
     config = _config()
-    assert found == [record.fingerprint(config), record.folder_of(config)]
+    assert found == [record.fingerprint(config), record.evaluation_folder(config)]
     assert found[1].startswith("r/eval/quickstart/")
 
 
@@ -111,12 +111,12 @@ def test_order_of_keys_does_not_count_and_types_do():
 
 
 def test_a_smoke_run_has_a_place_of_its_own():
-    assert record.folder_of(_config("smoke=true")).startswith("r/smoke/eval/quickstart/")
+    assert record.evaluation_folder(_config("smoke=true")).startswith("r/smoke/eval/quickstart/")
 
 
 def test_state_follows_what_happens(tmp_path):
     assert record.read_state(tmp_path)["state"] == "new"
-    with record.running(tmp_path):
+    with record.recorded_state(tmp_path):
         assert record.read_state(tmp_path)["state"] == "running"
     assert record.read_state(tmp_path) == {"state": "done", "why": None}
 
@@ -132,7 +132,7 @@ def test_state_follows_what_happens(tmp_path):
     ],
 )
 def test_state_says_why(tmp_path, error, state):
-    with pytest.raises(type(error)), record.running(tmp_path):
+    with pytest.raises(type(error)), record.recorded_state(tmp_path):
         raise error
     assert record.read_state(tmp_path) == state
 

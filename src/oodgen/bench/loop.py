@@ -18,7 +18,7 @@ from oodgen.data.module import OODDataModule
 from oodgen.data.resident import Batch
 from oodgen.methods.likelihood import MaximumLikelihood
 from oodgen.methods.method import LOG_EVERY
-from oodgen.runs.files import whole
+from oodgen.runs.files import atomic_path
 from oodgen.training.callback import Checkpoints
 from oodgen.training.device import Device
 from oodgen.training.fit import fit
@@ -91,7 +91,7 @@ class AlternatingSteps(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         start = clock(self.setting.torch)
-        with tempfile.TemporaryDirectory() as folder, whole(Path(folder) / "last.ckpt") as temporary:
+        with tempfile.TemporaryDirectory() as folder, atomic_path(Path(folder) / "last.ckpt") as temporary:
             trainer.save_checkpoint(temporary, weights_only=False)
         self.checkpoint = clock(self.setting.torch) - start
 

@@ -14,7 +14,7 @@ from oodgen.data.module import OODDataModule
 from oodgen.errors import UserError
 from oodgen.models.ensemble import Ensemble
 from oodgen.probes.members import Members
-from oodgen.runs.labels import label, labelled
+from oodgen.runs.labels import label, with_labels
 from oodgen.training.device import Device
 
 __all__ = ["Components", "brief", "build_components"]
@@ -64,7 +64,7 @@ def build_components(config: dict[str, Any]) -> Components:
     if tuple(method.model.shape) != tuple(data.shape):
         raise UserError(_misfit(tuple(method.model.shape), data, "shape" in config["data"]["inlier"]))
     scores = _scores(config, "scores", "controls")
-    return Components(labelled(config), data, method, probes, scores, _scores(config, "means"), device)
+    return Components(with_labels(config), data, method, probes, scores, _scores(config, "means"), device)
 
 
 def _scores(config: Mapping[str, Any], *groups: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from filelock import FileLock
 
 from oodgen.errors import UserError
-from oodgen.runs.files import check_name, sha256, whole, write_text
+from oodgen.runs.files import atomic_path, check_name, sha256, write_text
 
 __all__ = ["Dataset", "Read", "Split", "Transform", "exists", "find", "load", "prepare", "require", "verify"]
 
@@ -189,7 +189,7 @@ def _prepare(dataset: Dataset, split: str, root: Path) -> Path:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    with whole(path) as temporary, temporary.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.ascontiguousarray(array))
 
 

@@ -1,4 +1,4 @@
-"""Out sets that are made against the trained model: the gradient step of `oodgen.data.adversarial`."""
+"""Adversarial out sets: the gradient step of `oodgen.data.adversarial` against the trained model."""
 
 import hashlib
 from collections.abc import Mapping
@@ -16,19 +16,19 @@ from oodgen.models.density import Attackable
 from oodgen.models.ensemble import Ensemble
 from oodgen.noise import ExampleNoise
 
-__all__ = ["check", "craft"]
+__all__ = ["check_attackable", "make_sets"]
 
 BATCH = 100  # images whose gradients are taken at once
 
 
-def check(model: nn.Module, attacks: Mapping[str, Attack]) -> None:
-    """Raise UserError if there is something to be made against a model that cannot say how plausible it finds an image.
+def check_attackable(model: nn.Module, attacks: Mapping[str, Attack]) -> None:
+    """Raise UserError if there are attacks and the model is not `Attackable`.
 
     Arguments:
         model: The model.
-        attacks: By name, as `OODDataModule.attacks`.
+        attacks: Name -> attack, see `OODDataModule.attacks`.
     """
-    model = attacked(model)
+    model = attacked_model(model)
     for name in attacks:
         if not isinstance(model, Attackable):
             raise UserError(
@@ -37,17 +37,17 @@ def check(model: nn.Module, attacks: Mapping[str, Attack]) -> None:
             )
 
 
-def attacked(model: nn.Module) -> nn.Module:
-    """The model itself; of an ensemble its first member, and all are asked afterwards."""
+def attacked_model(model: nn.Module) -> nn.Module:
+    """The attacked model: the model itself, or the first member of an ensemble."""
     return next(iter(model.active_members().values())) if isinstance(model, Ensemble) else model
 
 
-def craft(evaluated: EvaluatedModel, attacks: Mapping[str, Attack], inlier: TestSet) -> dict[str, TestSet]:
-    """The sets that are made against the model, on stored pixels: uint8 images as every other set's.
+def make_sets(evaluated: EvaluatedModel, attacks: Mapping[str, Attack], inlier: TestSet) -> dict[str, TestSet]:
+    """The adversarial sets, of stored uint8 images.
 
     Arguments:
-        evaluated: The trained model; see `attacked`.
-        attacks: By name, as `OODDataModule.attacks`.
+        evaluated: The trained model; see `attacked_model`.
+        attacks: Name -> attack, see `OODDataModule.attacks`.
         inlier: The inlier's test split.
     """
     found = {}
@@ -55,7 +55,7 @@ def craft(evaluated: EvaluatedModel, attacks: Mapping[str, Attack], inlier: Test
         start = attack.start(inlier.x)
         parts = [
             attack.step(
-                start[batch.index.cpu()], gradient(evaluated, batch.x, batch.index, attack.samples).cpu().numpy()
+                start[batch.index.cpu()], score_gradient(evaluated, batch.x, batch.index, attack.samples).cpu().numpy()
             )
             for batch in SequentialLoader(Examples(start, evaluated.device.torch, 0), BATCH)
         ]
@@ -65,17 +65,17 @@ def craft(evaluated: EvaluatedModel, attacks: Mapping[str, Attack], inlier: Test
     return found
 
 
-def gradient(evaluated: EvaluatedModel, x: Tensor, index: Tensor, samples: int) -> Tensor:
+def score_gradient(evaluated: EvaluatedModel, x: Tensor, index: Tensor, samples: int) -> Tensor:
     r"""$\sum_s \nabla_y s(y_s)$ at what the model observes of images x, (B, C, H, W), float32.
 
-    Every way to observe a pixel rises with it (a scaling, a dequantisation; a binarisation in its mean), so the sign of
-    the gradient with respect to y is that with respect to the pixel, and that is all the step looks at.
+    y increases with the pixel for every likelihood (by scaling or dequantisation; a binarisation in its mean), so that
+    the sign of the gradient, which is all that the step uses, is the same with respect to the pixel.
     """
-    model, total = attacked(evaluated.model), torch.zeros(x.shape, device=x.device)
-    # in full precision, or rounding would decide the signs of small gradients
+    model, total = attacked_model(evaluated.model), torch.zeros(x.shape, device=x.device)
+    # in full precision, since rounding could change the signs of small gradients
     with torch.enable_grad():
         for s in range(samples):
-            # other draws than those that will score the image
+            # noise independent of that of the evaluation
             noise = ExampleNoise(evaluated.seed + 1, index, s)
             y = model.observe(x, noise).detach().requires_grad_()  # type: ignore[operator]
             total += torch.autograd.grad(model.plausibility(y, noise).sum(), y)[0]  # type: ignore[operator]

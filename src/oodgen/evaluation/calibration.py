@@ -1,4 +1,4 @@
-"""What a detector compares with: the evidence of inliers that nothing was trained on, kept with the evaluation."""
+"""Calibration data of a detector: the evidence of held-out inliers, stored with the evaluation."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from oodgen.data.rows import Scaling
 from oodgen.errors import UserError
 from oodgen.evaluation import evaluate
 from oodgen.probes.probe import Probe
-from oodgen.runs.files import whole
+from oodgen.runs.files import atomic_path
 
 if TYPE_CHECKING:
     from oodgen.data.module import OODDataModule  # Lightning, which a detector does without
@@ -23,12 +23,12 @@ __all__ = ["Calibration", "Conversion", "calibrate", "read", "weights_digest"]
 
 
 class Conversion(NamedTuple):
-    """How an image file or a row becomes what the model was trained on.
+    """The conversion of image files or rows to examples of the model.
 
     Arguments:
-        shape: What the inlier's reader makes of a file, (C, H, W), or (D,) of rows.
-        grey, size: The run's preprocessing after that.
-        scaling: That of rows, as it was fitted.
+        shape: Shape of a decoded image file, (C, H, W), or of a row, (D,).
+        grey, size: The run's preprocessing, see `oodgen.data.preprocess`.
+        scaling: The fitted scaling of rows.
     """
 
     shape: tuple[int, ...]
@@ -41,12 +41,12 @@ class Calibration(NamedTuple):
     """The content of calibration.safetensors.
 
     Arguments:
-        validation: Evidence on which scores are fitted.
-        calibration: Evidence on which p-values rest.
+        validation: Evidence of the validation part, for fitting scores.
+        calibration: Evidence of the calibration part, for p-values.
         conversion: From image files to examples.
-        inlier: The inlier's name.
-        weights: Digest of the weights that were asked.
-        fitted: Of each probe that needed a reference, what it took from it.
+        inlier: Name of the inlier set.
+        weights: Digest of the model's weights.
+        fitted: Probe -> its tensors `fitted`.
     """
 
     validation: dict[str, Tensor]
@@ -62,7 +62,7 @@ def calibrate(
 ) -> None:
     """Write calibration.safetensors: all evidence of the validation and calibration parts of the train split.
 
-    Evidence, not scores: whoever loads the detector may choose any score of the run, and needs no training data.
+    Evidence is stored instead of scores, so that a detector can use any score of the run, without training data.
 
     Arguments:
         evaluated: The trained model.
@@ -73,7 +73,7 @@ def calibrate(
     evidence = {
         f"{part}/{name}": value
         for part in ("validation", "calibration")
-        for name, value in evaluate.collect(evaluated, probes, data.held_out[part]).items()
+        for name, value in evaluate.collect_evidence(evaluated, probes, data.held_out[part]).items()
     }
     for name, probe in probes.items():
         fitted: Mapping[str, Tensor] = getattr(probe, "fitted", {})
@@ -83,12 +83,12 @@ def calibrate(
         "inlier": data.inlier.name,
         "weights": weights_digest(evaluated.model),
     }
-    with whole(folder / "calibration.safetensors") as temporary:
+    with atomic_path(folder / "calibration.safetensors") as temporary:
         save_file(evidence, temporary, {name: json.dumps(value) for name, value in about.items()})
 
 
 def read(folder: Path) -> Calibration:
-    """What `calibrate` wrote.
+    """Read calibration.safetensors.
 
     Raises:
         UserError: it is missing or damaged.
@@ -119,7 +119,7 @@ def read(folder: Path) -> Calibration:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A name of a model's weights: retrained ones must not meet the calibration of the old ones."""
+    """A digest of a model's weights, to detect a calibration of other weights."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""Probes x data sets -> evidence on disk -> scores -> tidy rows."""
+"""Evaluation: evidence of all probes on all sets (stored on disk), scores, and rows of results."""
 
 import hashlib
 import io
@@ -25,23 +25,23 @@ from oodgen.errors import Diverged, UserError
 from oodgen.models.density import Hierarchy
 from oodgen.noise import ExampleNoise
 from oodgen.probes.probe import Evidence, Probe, probe_grad_mode
-from oodgen.runs.files import whole, write_text
-from oodgen.runs.labels import named
+from oodgen.runs.files import atomic_path, write_text
+from oodgen.runs.labels import key_and_label
 from oodgen.runs.record import digest
 from oodgen.runs.results import Row
 from oodgen.training.device import Device
 
 __all__ = [
     "EvaluatedModel",
-    "ask",
-    "check",
-    "collect",
+    "check_finite",
+    "collect_evidence",
+    "compute_scores",
+    "diverging_means",
     "fit_probes",
     "fit_scores",
     "reconstructions",
-    "rows",
-    "runaway",
-    "score",
+    "result_rows",
+    "run_probe",
 ]
 
 log = logging.getLogger(__name__)
@@ -50,14 +50,14 @@ Score = Callable[[Evidence], Tensor]
 
 
 class EvaluatedModel(NamedTuple):
-    """Whom the probes ask, and how: a model with its weights' name, and where its evidence is kept.
+    """A trained model with the settings of its evaluation.
 
     Arguments:
         model: The model, on the device.
-        weights: The checkpoint's name.
-        folder: Where evidence is kept.
-        shared: Where the evidence of probes that ask no model is kept, for all models.
-        device: Precision.
+        weights: Name of the checkpoint.
+        folder: Folder of its stored evidence.
+        shared: Folder of the evidence of probes that use no model, shared by all models.
+        device: Device settings.
         seed: The evaluation seed.
     """
 
@@ -69,33 +69,35 @@ class EvaluatedModel(NamedTuple):
     seed: int
 
 
-def collect(evaluated: EvaluatedModel, probes: Mapping[str, Probe], test: TestSet) -> dict[str, Tensor]:
-    """The evidence of all probes on one set, named `<probe>/<name>`, from disk where it is there already."""
+def collect_evidence(evaluated: EvaluatedModel, probes: Mapping[str, Probe], test: TestSet) -> dict[str, Tensor]:
+    """The evidence of all probes on one set, named `<probe>/<name>`; stored evidence is reused."""
     evidence: dict[str, Tensor] = {}
-    # of the pixels themselves: what a transformation made is not named by the file it was made from
+    # a hash of the examples, since transformed sets have no file of their own
     pixels = hashlib.sha256(np.ascontiguousarray(test.x).data).hexdigest()
     for name, probe in probes.items():
         key: dict[str, Any] = {"probe": f"{type(probe).__module__}.{probe!r}", "set": [test.name, pixels]}
-        # and of the probes that it may hold
-        folder, asked = evaluated.shared, [type(probe), *map(type, vars(probe).values())]
+        # the code of the probe, of a probe inside it, and of the model
+        folder, code = evaluated.shared, [type(probe), *map(type, vars(probe).values())]
         if probe.needs is not object:
-            folder, asked = evaluated.folder, [*asked, *map(type, evaluated.model.modules())]
+            folder, code = evaluated.folder, [*code, *map(type, evaluated.model.modules())]
             key |= {"weights": evaluated.weights, "seed": evaluated.seed, "precision": evaluated.device.precision}
-        key["code"] = code_of(frozenset(kind.__module__ for kind in asked))
+        key["code"] = code_digest(frozenset(kind.__module__ for kind in code))
         path = folder / f"{name}-{test.name}-{digest(key)}.safetensors"
-        found = _read(path) if path.is_file() else None
+        found = _read_evidence(path) if path.is_file() else None
         if found is None:
-            found = ask(evaluated, probe, test)
-            with whole(path) as temporary:
+            found = run_probe(evaluated, probe, test)
+            with atomic_path(path) as temporary:
                 save_file(found, temporary)
         evidence |= {f"{name}/{item}": value for item, value in found.items()}
     return evidence
 
 
 @cache
-def code_of(modules: frozenset[str]) -> str:
-    """A digest of modules of ours or a plug-in's and of all such that they import: after a mend, old evidence is not
-    believed."""
+def code_digest(modules: frozenset[str]) -> str:
+    """A digest of the source of modules of oodgen or of plug-ins and all of these that they import.
+
+    It is part of the name of stored evidence, which is thus recomputed after a change of the code.
+    """
     found: dict[str, bytes] = {}
     packages = ("oodgen", *plugins.admitted())
     todo = list(modules)
@@ -105,13 +107,13 @@ def code_of(modules: frozenset[str]) -> str:
             continue
         module = sys.modules[name]
         found[name] = Path(module.__file__).read_bytes() if module.__file__ else b""
-        # a class or function names its module, and a module itself
+        # __module__ of classes and functions, __name__ of modules
         todo += [str(getattr(v, "__module__", None) or getattr(v, "__name__", "")) for v in vars(module).values()]
     return digest({name: hashlib.sha256(content).hexdigest() for name, content in found.items()})
 
 
-def ask(evaluated: EvaluatedModel, probe: Probe, test: TestSet) -> dict[str, Tensor]:
-    """What one probe says of a set, asked in batches; nothing is kept."""
+def run_probe(evaluated: EvaluatedModel, probe: Probe, test: TestSet) -> dict[str, Tensor]:
+    """The evidence of one probe on a set, computed in batches and not stored."""
     parts: dict[str, list[Tensor]] = {}
     examples = Examples(test.x, evaluated.device.torch, 0)
     with probe_grad_mode(probe, evaluated.model), evaluated.device.autocast():
@@ -121,8 +123,8 @@ def ask(evaluated: EvaluatedModel, probe: Probe, test: TestSet) -> dict[str, Ten
     return {name: torch.cat(values, dim=-1).cpu().contiguous() for name, values in parts.items()}
 
 
-def _read(path: Path) -> dict[str, Tensor] | None:
-    """Stored evidence; None, with a warning, if the file is damaged: it can be asked again."""
+def _read_evidence(path: Path) -> dict[str, Tensor] | None:
+    """Stored evidence; None, with a warning, if the file is damaged, so that it is computed again."""
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -134,7 +136,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 def fit_probes(
     evaluated: EvaluatedModel, probes: Mapping[str, Any], trained: Callable[[], TestSet]
 ) -> dict[str, Probe]:
-    """Probes that need a reference, fitted on the inliers that were `trained` on; the others as they are."""
+    """Fit the probes that have `fit` on the training examples, `trained()`; the others are unchanged."""
     found: dict[str, Probe] = {}
     for name, probe in probes.items():
         if not callable(getattr(probe, "fit", None)):
@@ -150,44 +152,44 @@ def fit_probes(
 
 
 def fit_scores(scores: Mapping[str, Any], reference: Evidence) -> dict[str, Score]:
-    """Scores that need a reference, fitted on inlier validation evidence; the others as they are.
+    """Fit the scores that have `fit` on the evidence of inlier validation examples; the others are unchanged.
 
     Raises:
-        UserError: as `score`.
+        UserError: as `compute_scores`.
     """
     fitted = {}
     for name, score in scores.items():
-        with _asking(name, reference):
+        with _evidence_errors(name, reference):
             fitted[name] = score.fit(reference) if callable(getattr(score, "fit", None)) else score
     return fitted
 
 
-def score(scores: Mapping[str, Score], evidence: Evidence) -> dict[str, np.ndarray]:
+def compute_scores(scores: Mapping[str, Score], evidence: Evidence) -> dict[str, np.ndarray]:
     """Every score of every example, float64 (N,).
 
     Raises:
-        UserError: a score asks for evidence that no probe gave, or for a level that the model does not have.
+        UserError: a score uses evidence that no probe has computed, or a level that the model does not have.
     """
     values = {}
     for name, function in scores.items():
-        with _asking(name, evidence):
+        with _evidence_errors(name, evidence):
             values[name] = function(evidence).double().numpy()
     return values
 
 
 @contextmanager
-def _asking(name: str, evidence: Evidence) -> Iterator[None]:
+def _evidence_errors(name: str, evidence: Evidence) -> Iterator[None]:
     try:
         yield
     except (KeyError, IndexError) as error:
         given = ", ".join(sorted(evidence))
         raise UserError(
-            f"score {named(name)} asks for {error} which the probes did not give; there are: {given}; leave that score "
-            "out, or ask for it"
+            f"score {key_and_label(name)} asks for {error} which the probes did not give; there are: {given}; leave "
+            "that score out, or ask for it"
         ) from error
 
 
-def check(scores: Mapping[str, np.ndarray], out: str) -> None:
+def check_finite(scores: Mapping[str, np.ndarray], out: str) -> None:
     """Raise Diverged if a score of the set `out` is not a number, or infinite for all of its examples."""
     for name, values in scores.items():
         if missing := int(np.isnan(values).sum()):
@@ -202,11 +204,11 @@ def check(scores: Mapping[str, np.ndarray], out: str) -> None:
             )
 
 
-def runaway(scores: Mapping[str, Mapping[str, np.ndarray]], width: float = 1e3) -> list[str]:
-    """A sentence for each out set whose mean bound lies more than `width` times as low as its median.
+def diverging_means(scores: Mapping[str, Mapping[str, np.ndarray]], width: float = 1e3) -> list[str]:
+    """A warning for each set whose mean bound is more than `width` times its median in absolute value.
 
-    There an encoder or decoder has left all bounds for a few examples (one diverged run of Csiszárik et al. 2019 prints
-    10^18 nats per dimension): the ranks, and so the AUROC, stand, but the mean says nothing.
+    Then encoder or decoder diverge on a few examples (a run printed by Csiszárik et al. 2019 has 10^18 nats per
+    dimension): ranks, and thus the AUROC, are valid, but means are not.
     """
     found = []
     for out, columns in scores.items():
@@ -220,28 +222,28 @@ def runaway(scores: Mapping[str, Mapping[str, np.ndarray]], width: float = 1e3) 
     return found
 
 
-def rows(
-    who: tuple[str, str, int],
+def result_rows(
+    run_key: tuple[str, str, int],
     scores: Mapping[str, Mapping[str, np.ndarray]],
     pixels: int,
     oracle: Mapping[str, Sequence[str]],
     means: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     width: float | None = 1.0,
 ) -> list[Row]:
-    r"""All metrics of all scores: on full sets, on balanced ones, and with hindsight; and the means of each set.
+    r"""All metrics of all scores, with the protocols full, balanced and oracle; and the means over each set.
 
-    The mean bound of a set stands as `nats` for an example; as `nats_dim` in nats per dimension, as a density of pixels
-    on [0, 1]; and as `bpd` in bits per dimension, as a mass of pixels on 256 levels:
+    The mean bound of a set is given as `nats` per example; as `nats_dim`, nats per dimension of a density of pixels on
+    [0, 1]; and as `bpd`, bits per dimension of a mass of pixels on 256 levels:
     $-\mathcal L / D + \ln w$ and $-\mathcal L / (D \ln 2)$ for a mass of bins of width w,
     $-\mathcal L / D$ and $(-\mathcal L / D + \ln 255) / \ln 2$ for a density.
 
     Arguments:
-        who: Experiment, fingerprint and seed.
-        scores: Of each set, the inlier's first, each score's values.
-        pixels: D, the dimensions of an example.
-        oracle: Names of scores that are chosen among others by their AUROC on the very out set.
-        means: Of each set, the values of what is only averaged.
-        width: w, the likelihood's `bin`; None for a density, or where no score is a bound.
+        run_key: Experiment, fingerprint and seed.
+        scores: Set -> score -> values (N,); the inlier set first.
+        pixels: D, the dimension of an example.
+        oracle: Name -> scores, of which the one with the best AUROC on each out set is taken.
+        means: Set -> name -> values (N,) that are only averaged.
+        width: w, the likelihood's `bin`; None for a density, or if no score is a bound.
     """
     inlier, *outs = scores
     found: list[Row] = []
@@ -255,16 +257,16 @@ def rows(
         averages += [(name, "mean", values.mean()) for name, values in (means or {}).get(out, {}).items()]
         n = len(next(iter(scores[out].values())))
         for name, metric, value in averages:
-            found.append(Row(*who, inlier, out, name, metric, float(value), math.nan, math.nan, "full", n, n))
+            found.append(Row(*run_key, inlier, out, name, metric, float(value), math.nan, math.nan, "full", n, n))
     for out in outs:
         for name in scores[inlier]:
             a, b = scores[inlier][name], scores[out][name]
-            full = _pair(who, inlier, out, name, a, b, "full")
+            full = _pair_rows(run_key, inlier, out, name, a, b, "full")
             found += full
             if len(a) == len(b):
                 found += [row._replace(protocol="balanced") for row in full]
             else:
-                found += _pair(who, inlier, out, name, *_balanced(a, b), "balanced")
+                found += _pair_rows(run_key, inlier, out, name, *_balanced(a, b), "balanced")
         for name, among in oracle.items():
             full = [row for row in found if (row.out, row.protocol) == (out, "full")]
             aurocs = {row.score: row.value for row in full if row.metric == "auroc"}
@@ -275,16 +277,16 @@ def rows(
     return found
 
 
-def _pair(
-    who: tuple[str, str, int], inlier: str, out: str, name: str, a: np.ndarray, b: np.ndarray, protocol: str
+def _pair_rows(
+    run_key: tuple[str, str, int], inlier: str, out: str, name: str, a: np.ndarray, b: np.ndarray, protocol: str
 ) -> list[Row]:
     found = [
-        Row(*who, inlier, out, name, metric, value.value, value.low, value.high, protocol, len(a), len(b))
+        Row(*run_key, inlier, out, name, metric, value.value, value.low, value.high, protocol, len(a), len(b))
         for metric, value in metrics.bootstrap(a, b).items()
     ]
     if name.startswith("control:"):
         area = found[[row.metric for row in found].index("auroc")]
-        # a control has no direction of its own: what counts is how far it parts the two sets
+        # controls have no direction: their separation is max(AUROC, 1 - AUROC)
         flipped = area.value < 0.5
         low, high = (1 - area.high, 1 - area.low) if flipped else (area.low, area.high)
         found.append(area._replace(metric="separation", value=max(area.value, 1 - area.value), low=low, high=high))
@@ -292,7 +294,7 @@ def _pair(
 
 
 def _balanced(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Equal numbers of both: all of the smaller set, a seeded choice of the larger."""
+    """Equal numbers of both: the smaller set, and a seeded choice from the larger."""
     n = min(len(a), len(b))
     choice = np.random.default_rng(0).permutation
     return a[choice(len(a))[:n]], b[choice(len(b))[:n]]
@@ -308,9 +310,9 @@ def write_scores(folder: Path, scores: Mapping[str, Mapping[str, np.ndarray]]) -
 
 @torch.inference_mode()
 def reconstructions(evaluated: EvaluatedModel, sets: Mapping[str, TestSet], count: int = 8) -> dict[str, np.ndarray]:
-    """The first examples of each set and what the model makes of its z_{>k}, k = 0..L-1: uint8 (1 + L, n, C, H, W).
+    """The first examples of each set and their reconstructions from z_{>k}, k = 0..L-1: uint8 (1 + L, n, C, H, W).
 
-    Nothing of rows, or of a model without latent variables.
+    Empty for rows, and for models without latent variables.
     """
     model = evaluated.model
     if not isinstance(model, Hierarchy) or any(test.x.ndim != 4 for test in sets.values()):

@@ -1,4 +1,4 @@
-r"""How much each layer of a hierarchy is used, of each set: as rows beside the scores."""
+r"""KL, active units and mutual information of each layer of latent variables, as rows of results."""
 
 import math
 from collections.abc import Mapping
@@ -15,20 +15,20 @@ from oodgen.models.information import active_units, mutual_information
 from oodgen.noise import ExampleNoise
 from oodgen.runs.results import Row
 
-__all__ = ["usage"]
+__all__ = ["latent_usage"]
 
 COUNT, BATCH = 1000, 100
 
 
 @torch.inference_mode()
-def usage(
-    evaluated: EvaluatedModel, who: tuple[str, str, int], sets: Mapping[str, TestSet], count: int = COUNT
+def latent_usage(
+    evaluated: EvaluatedModel, run_key: tuple[str, str, int], sets: Mapping[str, TestSet], count: int = COUNT
 ) -> list[Row]:
-    r"""Of each layer z_i, on the first examples of each set: has it collapsed?
+    r"""Measures of posterior collapse of each layer z_i, on the first n examples of each set.
 
-    `kl`, its mean in the ELBO; `active`, the number of its active units; `information`, $I_q(x; z_i)$ in nats, of which
-    n examples can show no more than $\log n$. Posteriors are those that the means of the layers inferred before
-    give; see `oodgen.models.information`. Nothing of a model that does not show its posteriors.
+    Metrics: `kl`, the mean KL in the ELBO, nats; `active`, the number of active units; `information`, $I_q(x; z_i)$ in
+    nats, at most $\log n$. Posteriors are conditioned on the means of the layers inferred before; see
+    `oodgen.models.information`. Empty for models without posteriors.
 
     Arguments:
         evaluated: The model.
@@ -55,8 +55,8 @@ def usage(
             mean, scale = (torch.cat([getattr(q, part)[0] for q in parts]) for part in ("mean", "stddev"))
             q = Normal(mean, scale, validate_args=False)
             noise = ExampleNoise(evaluated.seed, torch.arange(len(mean)))
-            said = {"kl": kl[i], "active": active_units(q), "information": mutual_information(q, noise)}
+            measures = {"kl": kl[i], "active": active_units(q), "information": mutual_information(q, noise)}
             layer, n = f"z{i + 1}", len(x)
-            for metric, value in said.items():
-                found.append(Row(*who, inlier, name, layer, metric, float(value), math.nan, math.nan, "full", n, n))
+            for metric, value in measures.items():
+                found.append(Row(*run_key, inlier, name, layer, metric, float(value), math.nan, math.nan, "full", n, n))
     return found

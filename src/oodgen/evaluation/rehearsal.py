@@ -1,4 +1,4 @@
-"""The evaluation in small before the training: a score that cannot be told is refused while that costs nothing."""
+"""A small evaluation before the training, to find errors of scores early."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -10,16 +10,16 @@ from oodgen.evaluation import evaluate
 
 __all__ = ["rehearse"]
 
-ASKED, FITTED = 4, 256  # examples: those that are scored, and those from which a probe takes its reference
+SCORED, FITTED = 4, 256  # numbers of examples that are scored, and that probes are fitted on
 
 
 def rehearse(components: Components) -> None:
-    """Ask an untrained copy of the model about a few held-out inliers, in few draws, and score the answers.
+    """Evaluate an untrained copy of the model on a few held-out inliers, with few samples.
 
-    Probes do not declare what they say, so whether a score finds its evidence and its level is known in no other way.
+    Probes do not declare the names of their evidence, so only this shows whether scores find theirs.
 
     Raises:
-        UserError: the method cannot train with these data, or as `evaluate.score`.
+        UserError: the method cannot train with these data, or as `evaluate.compute_scores`.
     """
     config, data = components.config, components.data
     method = deepcopy(components.method)
@@ -27,14 +27,14 @@ def rehearse(components: Components) -> None:
     method.initialise(data.train_dataloader().batch(0))
     model = method.model.to(components.device.torch).eval()
     probes = {name: build(probe, f"probes.{name}") for name, probe in brief(config["probes"]).items()}
-    nowhere = Path()  # what is asked here is not kept
+    nowhere = Path()  # `run_probe` stores nothing
     evaluated = evaluate.EvaluatedModel(model, "untrained", nowhere, nowhere, components.device, config["eval_seed"])
     probes = evaluate.fit_probes(evaluated, probes, lambda: _first(data.training_examples(), FITTED))
-    few = _first(data.held_out["validation"], ASKED)
-    said = {name: evaluate.ask(evaluated, probe, few) for name, probe in probes.items()}
-    evidence = {f"{name}/{item}": value for name, answers in said.items() for item, value in answers.items()}
-    evaluate.score(evaluate.fit_scores(components.scores, evidence), evidence)
-    evaluate.score(components.means, evidence)
+    few = _first(data.held_out["validation"], SCORED)
+    outputs = {name: evaluate.run_probe(evaluated, probe, few) for name, probe in probes.items()}
+    evidence = {f"{name}/{item}": value for name, output in outputs.items() for item, value in output.items()}
+    evaluate.compute_scores(evaluate.fit_scores(components.scores, evidence), evidence)
+    evaluate.compute_scores(components.means, evidence)
 
 
 def _first(test: TestSet, count: int) -> TestSet:

@@ -72,7 +72,7 @@ def plan_run(name: str, sets: Sequence[str], seed: int, extra: Sequence[str] = (
     who = [f"+experiment={EXPERIMENT}", f"name=bpvae_simple_set_{name}", f"seed={seed}"]
     overrides = [*who, f"dataset@data.inlier={name}", *out, *extra]
     config = _compose(overrides)
-    return PlannedRun(name, overrides, Path(record.folder_of(config)), config)
+    return PlannedRun(name, overrides, Path(record.evaluation_folder(config)), config)
 
 
 @cache

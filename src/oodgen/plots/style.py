@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from oodgen.runs.files import whole
+from oodgen.runs.files import atomic_path
 
 __all__ = [
     "BLUE",
@@ -156,7 +156,7 @@ def mosaic(axis: Axes, images: Array, labels: Sequence[str]) -> float:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure atomically; the suffix, .svg or .png, is the format."""
     kind = path.suffix.removeprefix(".")
-    with matplotlib.rc_context(RC_PARAMS), whole(path) as temporary:
+    with matplotlib.rc_context(RC_PARAMS), atomic_path(path) as temporary:
         # without a date, so that files are reproducible
         figure.savefig(temporary, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
     return path

@@ -193,7 +193,8 @@ def _markdown(section: Section) -> list[str]:
 
 def _describe_unfinished(run: grouping.Unfinished, root: Path) -> str:
     """A line for an unfinished run, without paths of the machine."""
-    return str(locations.bare(f"{run.folder.relative_to(root)} is {run.state}" + (f": {run.why}" if run.why else "")))
+    line = f"{run.folder.relative_to(root)} is {run.state}" + (f": {run.why}" if run.why else "")
+    return str(locations.without_directories(line))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -217,7 +217,7 @@ def warnings(runs: Sequence[Run]) -> list[str]:
     seeds_of: dict[str, list[int]] = {}
     for run in runs:
         for sentence in dict.fromkeys(run.record.get("warnings") or ()):
-            seeds_of.setdefault(locations.bare(sentence), []).append(run.record["seed"])
+            seeds_of.setdefault(locations.without_directories(sentence), []).append(run.record["seed"])
     found = []
     for sentence, seeds in seeds_of.items():
         prefix = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}: "

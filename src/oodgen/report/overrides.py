@@ -25,7 +25,7 @@ def requested_overrides(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]
     if not overrides or len(overrides) < len(lists):
         return None
     shared = set.intersection(*overrides)
-    return tuple(sorted(locations.bare(override) for override in shared if not _incidental(override)))
+    return tuple(sorted(locations.without_directories(override) for override in shared if not _incidental(override)))
 
 
 def _incidental(override: str) -> bool:

@@ -166,7 +166,7 @@ def _pictures(eval_dir: Path, facts: Mapping[str, Any], inlier: str) -> dict[str
             path = folder / ("levels_" + re.sub(r"[^\w-]", "_", name) + ".png")
             levels = figures.reconstructions(grids[name][:, :8], title)
             shown["levels"].append(embed_figure(levels, path, f"reconstructions of {name}"))
-    train = locations.training(eval_dir, facts)
+    train = locations.training_folder(eval_dir, facts)
     if train is not None and (path := train / "metrics.csv").is_file():
         drawn = figures.curves(_columns(path))
         if drawn is not None:
@@ -253,7 +253,7 @@ def write(eval_dir: Path) -> Path:
         others.insert(0, ("AUROC, equal numbers in and out", tables.pivot(pairs, "auroc", "balanced")))
     outs = list(dict.fromkeys(cell.out for cell in pairs))
     pictures = _pictures(eval_dir, facts, inlier)
-    shown = locations.bare(facts)  # pages may be published: no paths of the machine
+    shown = locations.without_directories(facts)  # pages may be published: no paths of the machine
     html = render(
         "page.html",
         title=facts.get("experiment", eval_dir.parent.name),

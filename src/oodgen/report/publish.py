@@ -36,9 +36,9 @@ def keep(folders: Iterable[Path], out: Path) -> int:
                 continue
             text = (folder / name).read_text()
             if name.endswith(".json"):
-                text = json.dumps(locations.bare(json.loads(text)), indent=1)
+                text = json.dumps(locations.without_directories(json.loads(text)), indent=1)
             elif name.endswith(".yaml"):
-                text = yaml.safe_dump(locations.bare(yaml.safe_load(text)), sort_keys=False)
+                text = yaml.safe_dump(locations.without_directories(yaml.safe_load(text)), sort_keys=False)
             write_text(target / name, text)
         count += 1
     return count

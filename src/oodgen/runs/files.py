@@ -1,4 +1,4 @@
-"""Files written whole or not at all, their hashes, and which names may become those of files."""
+"""Atomic writing of files, hashes of files, and names that are valid for files."""
 
 import hashlib
 import os
@@ -10,16 +10,16 @@ from pathlib import Path
 
 from oodgen.errors import UserError
 
-__all__ = ["as_name", "check_name", "sha256", "whole", "write_text"]
+__all__ = ["as_name", "atomic_path", "check_name", "sha256", "write_text"]
 
 LONGEST = 100  # bytes of a name, so that what is put before and after it still makes a file's name
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on leaving without an error, fsync it and rename it to `path`.
 
-    A reader sees the old file or the new one, never a part; on an error nothing is left.
+    Readers see the old or the new file, never a part of it; on an error nothing is left.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -49,7 +49,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    with whole(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -1,21 +1,21 @@
-"""What tables, results and kept runs call a score whose key in a config is an identifier.
+"""Keys of scores in configs, which are identifiers, and their labels in tables, results and records.
 
-Hydra's command line names identifiers alone, readers know $L^{>1}$ and $LLR^{>1}$: `llr_1_mode` is the key of
-`llr>1 mode`, `l_below_2` of `l<2`, `control_mean` of `control:mean`. Any other key is its own label.
+Hydra's command line accepts identifiers only: `llr_1_mode` is the key of the label `llr>1 mode`, `l_below_2` of `l<2`,
+`control_mean` of `control:mean`. Any other key is its own label.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["key", "label", "labelled", "named"]
+__all__ = ["key", "key_and_label", "label", "with_labels"]
 
-# a level, or one of the scores that choose one; then in what a variant differs
+# a level or the name of a score that combines levels, then the words of a variant
 LEVELS = re.compile(r"(llr_ada|llr_rule|l_below_\d+|(?:l|llr)_(?:\d+|k)(?:_below_\d+)?)(?:_(\w+))?")
 
 
 def label(name: str) -> str:
-    """The label of a score's key; a label's own is itself."""
+    """The label of a score's key; labels are returned unchanged."""
     if name.startswith("control_"):
         return name.replace("_", ":", 1)
     if (found := LEVELS.fullmatch(name)) is None:
@@ -25,18 +25,18 @@ def label(name: str) -> str:
 
 
 def key(text: str) -> str:
-    """The key of a score's label; a key's own is itself."""
+    """The key of a score's label; keys are returned unchanged."""
     made = re.sub("[> :]", "_", text.replace("<", "_below_"))
     return made if label(made) == text else text
 
 
-def named(text: str) -> str:
-    """A score for a message: its key, and its label where that is another word."""
+def key_and_label(text: str) -> str:
+    """A score in messages: its key, and its label if that differs."""
     return key(text) if key(text) == label(text) else f"{key(text)} ({label(text)})"
 
 
-def labelled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config whose scores have labels for keys, by which runs are recorded and named."""
+def with_labels(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with labels as keys of scores, as it is recorded and hashed."""
     groups = {
         group: {label(str(key)): value for key, value in config[group].items()}
         for group in ("scores", "controls", "means", "oracle")

@@ -1,13 +1,13 @@
-"""Where the program's configs and the folders of a run lie, and how to print a path without naming the machine."""
+"""Locations of the shipped configs and of a run's training, and removal of directories from text."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["bare", "config_dir", "training"]
+__all__ = ["config_dir", "training_folder", "without_directories"]
 
-# an absolute path begins a word or an option's value; a slash inside a word, as in data/out=x or 1/2, begins none
+# an absolute path at the beginning of a word or of an option's value, unlike the slashes in data/out=x or 1/2
 ABSOLUTE = re.compile(r"(?:(?<=[\s=,:;\[{(\"'])|^)(?:~|file:/+)?/(?:[^\s/,;\"'\])}]+/)*([^\s/,;\"'\])}]+)/?")
 
 
@@ -18,8 +18,8 @@ def config_dir() -> Path:
     return next((folder for folder in candidates if (folder / "run.yaml").exists()), candidates[0])
 
 
-def training(folder: Path, record: Mapping[str, Any]) -> Path | None:
-    """The training's folder of an evaluation, also where the runs folder was moved to; None if it is not there.
+def training_folder(folder: Path, record: Mapping[str, Any]) -> Path | None:
+    """The training's folder of an evaluation, also if the runs folder was moved; None if it is missing.
 
     Arguments:
         folder: The evaluation's folder.
@@ -31,10 +31,10 @@ def training(folder: Path, record: Mapping[str, Any]) -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
-def bare(value: Any) -> Any:
-    """Text, or all text inside of lists and mappings, with absolute paths cut to their last name."""
+def without_directories(value: Any) -> Any:
+    """Text, or all text in lists and mappings, with absolute paths replaced by their last component."""
     if isinstance(value, str):
         return ABSOLUTE.sub(r"\1", value)
     if isinstance(value, Mapping):
-        return {key: bare(item) for key, item in value.items()}
-    return [bare(item) for item in value] if isinstance(value, list) else value
+        return {key: without_directories(item) for key, item in value.items()}
+    return [without_directories(item) for item in value] if isinstance(value, list) else value

@@ -8,7 +8,7 @@ from typing import Any
 
 from oodgen.errors import UserError
 from oodgen.runs import locations, record, results
-from oodgen.runs.labels import label, named
+from oodgen.runs.labels import key_and_label, label
 
 __all__ = ["choose", "value"]
 
@@ -29,7 +29,7 @@ def value(folder: Path, objective: Mapping[str, Any], checkpoint: str) -> float:
     """
     if any(part is not None for part in objective.values()):
         return choose(results.read(folder / "results.csv"), objective)
-    train = locations.training(folder, record.read_json(folder / "record.json"))
+    train = locations.training_folder(folder, record.read_json(folder / "record.json"))
     path = None if train is None else train / "metrics.csv"
     if path is not None and path.is_file():
         with path.open(newline="", encoding="utf-8") as file:
@@ -65,4 +65,4 @@ def choose(rows: Iterable[results.Row], objective: Mapping[str, Any]) -> float:
 
 
 def _listed(part: str, there: Iterable[str]) -> str:
-    return ", ".join(map(named, there) if part == "score" else there)
+    return ", ".join(map(key_and_label, there) if part == "score" else there)

@@ -1,4 +1,4 @@
-"""A run is a directory named by what made it: fingerprint, state, lock, provenance. Imports no torch."""
+"""The directory of a run: its name (a digest of the config), state, lock and provenance. Imports no torch."""
 
 import hashlib
 import json
@@ -19,30 +19,40 @@ from filelock import FileLock, Timeout
 from oodgen.errors import Diverged, UserError
 from oodgen.runs.files import check_name, write_text
 from oodgen.runs.invocation import command
-from oodgen.runs.labels import labelled
+from oodgen.runs.labels import with_labels
 
-__all__ = ["commit", "digest", "fingerprint", "folder_of", "locked", "provenance", "read_json", "read_state", "running"]
+__all__ = [
+    "commit",
+    "digest",
+    "evaluation_folder",
+    "fingerprint",
+    "locked",
+    "provenance",
+    "read_json",
+    "read_state",
+    "recorded_state",
+]
 
-# What shapes the weights. Loggers, probes, scores, out sets and folders do not.
+# Parts of the config that determine the weights.
 SHAPING = ("model", "method", "trainer", "callbacks", "seed")
 SHAPING_DATA = (
     *("inlier", "auxiliary", "negative", "seed", "smoke"),
     *("batch_size", "validation", "calibration", "grey", "size", "scale", "mutation"),
 )
-# What only says where and how to run, not what comes out.
+# Parts of the config that do not change the results.
 IGNORED = ("runs", "logger", "retrain", "objective", "plugins")
 
 
 def digest(value: Any) -> str:
-    """Twelve hexadecimal digits that name a resolved config."""
+    """A digest of a resolved config, twelve hexadecimal digits."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """The name of a training: a digest of the parts of a resolved config that shape the weights."""
+    """The name of a training: a digest of the parts of a resolved config that determine the weights."""
     shaping = {key: config[key] for key in SHAPING}
-    # an option that a config does not have changes no name: rows have a scale, few images are mutated
+    # missing options are left out, so that fingerprints of earlier configs stay the same
     shaping["data"] = {key: config["data"][key] for key in SHAPING_DATA if key in config["data"]}
     if not shaping["data"].get("mutation"):
         shaping["data"].pop("mutation", None)
@@ -50,21 +60,21 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     return digest(shaping)
 
 
-def folder_of(config: Mapping[str, Any]) -> str:
+def evaluation_folder(config: Mapping[str, Any]) -> str:
     """The directory of an evaluation: one for each resolved config, apart from where and how it runs.
 
     Raises:
         UserError: the config's name is not that of one folder.
     """
     data = {key: value for key, value in config["data"].items() if key != "root"}
-    named = {key: value for key, value in labelled(config).items() if key not in IGNORED} | {"data": data}
+    named = {key: value for key, value in with_labels(config).items() if key not in IGNORED} | {"data": data}
     root = f"{config['runs']}/smoke" if config["smoke"] else config["runs"]
     name = "" if config["name"] is None else str(config["name"])  # name=1 is a number to Hydra
     return f"{root}/eval/{check_name(name, 'name')}/{digest(named)}"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file of a run that holds an object.
+    """Read a JSON file of a run that contains an object.
 
     Raises:
         UserError: it is missing or damaged.
@@ -92,10 +102,10 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[None]:
-    """Record in state.json that a run stands at "running", and afterwards how it ended and why.
+def recorded_state(folder: Path) -> Iterator[None]:
+    """Record the state "running" in state.json, and on exit "done", "failed" or "diverged" with the reason.
 
-    A killed process leaves "running" behind.
+    The state after a killed process is "running".
     """
 
     def write(state: str, why: str | None = None) -> None:
@@ -106,7 +116,7 @@ def running(folder: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         why = str(error) if isinstance(error, Exception) else "interrupted"
-        with suppress(UserError):  # the disk may be full, and then that is what the error says
+        with suppress(UserError):  # the disk may be full, which is then the error
             write("diverged" if isinstance(error, Diverged) else "failed", why or type(error).__name__)
         raise
     write("done")
@@ -114,11 +124,11 @@ def running(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path, wait: bool) -> Iterator[None]:
-    """Hold a run's directory for this process.
+    """Lock a run's directory for this process.
 
     Arguments:
-        folder: The directory, made if it is not there.
-        wait: Wait for another process to finish with it, instead of giving up.
+        folder: The directory, created if missing.
+        wait: Wait for another process instead of raising UserError.
 
     Raises:
         UserError: another process holds it and `wait` is false, or it cannot be written.
@@ -142,7 +152,7 @@ def locked(folder: Path, wait: bool) -> Iterator[None]:
 
 
 def provenance() -> dict[str, Any]:
-    """What made a result, as far as it can be read off this process: commit, versions, hardware, date, command."""
+    """The provenance of a result: commit, command, versions, hardware, system, date and peak memory."""
     versions = {"python": platform.python_version()}
     for name in ("oodgen", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy"):
         try:

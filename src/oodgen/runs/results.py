@@ -14,7 +14,7 @@ __all__ = ["Row", "read", "write"]
 
 
 class Row(NamedTuple):
-    """One number of one run, as in results.csv; `low` and `high` (bootstrap) are nan where there is no interval."""
+    """One number of one run, a row of results.csv; `low` and `high` (bootstrap) are nan without an interval."""
 
     experiment: str
     fingerprint: str
@@ -39,7 +39,7 @@ def read(path: Path) -> list[Row]:
     """The rows of one results.csv.
 
     Raises:
-        UserError: the file is missing, lacks a column or holds something that is not a number.
+        UserError: the file is missing, lacks a column or contains something that is not a number.
     """
     kinds: dict[str, Callable[[str], object]] = {
         "seed": int,
@@ -61,7 +61,7 @@ def read(path: Path) -> list[Row]:
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """results.csv, whole or not at all."""
+    """Write results.csv atomically."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Row._fields)

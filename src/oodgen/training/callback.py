@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from oodgen.data.resident import Batch
-from oodgen.runs.files import whole
+from oodgen.runs.files import atomic_path
 from oodgen.training.checkpoints import save_weights
 
 __all__ = ["Checkpoints"]
@@ -64,7 +64,7 @@ class Checkpoints(Callback):
         self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
-        with whole(self.folder / "last.ckpt") as temporary:
+        with atomic_path(self.folder / "last.ckpt") as temporary:
             trainer.save_checkpoint(temporary, False)
         self.saved_at = time.monotonic()
 

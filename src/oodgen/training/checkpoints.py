@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from oodgen.errors import UserError
-from oodgen.runs.files import whole
+from oodgen.runs.files import atomic_path
 
 __all__ = ["find_checkpoint", "load_weights", "read_checkpoint", "save_weights"]
 
@@ -18,7 +18,7 @@ def save_weights(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint for scoring (not for resuming): `state_dict`, `epoch` and `global_step`."""
     bytes_ = io.BytesIO()  # torch.save to a file hides that the disk is full
     torch.save(content, bytes_)
-    with whole(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(bytes_.getbuffer())
 
 
