@@ -487,7 +487,7 @@ def test_a_full_disk_while_writing_curves(command, outs, tmp_path, monkeypatch):
     ("owner", "name", "words"),
     [
         (MaximumLikelihood, "training_step", ["to train", "data.batch_size than 16"]),
-        (evaluate, "collect", ["to score", "+probes.bounds.budget"]),
+        (evaluate, "collect_evidence", ["to score", "+probes.bounds.budget"]),
     ],
 )
 def test_a_device_without_memory_left(command, outs, tmp_path, monkeypatch, owner, name, words):
@@ -536,7 +536,7 @@ def test_a_folder_that_cannot_be_written(command, tmp_path):
         (["+experiment=quickstart", "smok=true"], 2, "oodgen: there is no option 'smok'; did you mean smoke?"),
         (["-m", "+experiment=quickstart", "seeds=0,1"], 2, "oodgen: there is no option 'seeds'; did you mean seed?"),
         (["quickstart"], 2, "missing EQUAL at '<EOF>'\n"),
-        (["--help"], 0, "python -m oodgen.run +experiment=quickstart"),
+        (["--help"], 0, "oodgen +experiment=quickstart"),
         ([], 0, "fashion_mnist_llr_cpu"),
         (["+experiment=quickstart", "--cfg", "job"], 0, "_target_: oodgen.methods"),
     ],

@@ -49,13 +49,13 @@ def images(n, seed=0, shape=(1, 4, 4)):
 def test_p_values_are_those_of_the_definition_with_ties(n):
     rng = np.random.default_rng(n)
     reference, scores = rng.integers(0, 8, n).astype(float), [*range(-1, 10), 3.5, np.inf, -np.inf]
-    found = detector(reference=reference).p_of(torch.tensor(scores, dtype=torch.float64))
+    found = detector(reference=reference).p_value_of_score(torch.tensor(scores, dtype=torch.float64))
     brute = [(1 + sum(s_i >= s for s_i in reference)) / (n + 1) for s in scores]
     assert found.tolist() == brute
 
 
 def test_a_score_that_is_no_number_is_the_most_suspicious():
-    assert detector(reference=[1, 2, 3]).p_of(torch.tensor([torch.nan])).item() == 1 / 4
+    assert detector(reference=[1, 2, 3]).p_value_of_score(torch.tensor([torch.nan])).item() == 1 / 4
 
 
 @pytest.mark.parametrize("levels", [None, 5])
@@ -65,7 +65,7 @@ def test_p_values_of_held_out_inliers_are_uniform_or_larger(levels):
     n, repeats = 79, 6_000
     draw = rng.standard_normal((repeats, n + 1))
     draw = draw if levels is None else np.round(draw * levels / 10)
-    p = np.array([detector(reference=row[:-1]).p_of(torch.tensor(row[-1:])).item() for row in draw])
+    p = np.array([detector(reference=row[:-1]).p_value_of_score(torch.tensor(row[-1:])).item() for row in draw])
     for rate in (0.05, 0.2, 0.5):
         exact = np.floor(rate * (n + 1)) / (n + 1)
         error = 4 * np.sqrt(rate * (1 - rate) / repeats)
@@ -190,7 +190,9 @@ def test_load_gives_back_the_score_fitted_and_calibrated_on_the_held_parts(run, 
     assert torch.equal(loaded.reference, rule(calibration).double().sort().values)
     # the loaded model and probes answer as those of the run did, with the run's noise
     x = torch.from_numpy(run.held["calibration"].x)
-    torch.testing.assert_close(loaded.rule(loaded.ask(x, torch.arange(50))), rule(calibration), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        loaded.rule(loaded.evidence(x, torch.arange(50))), rule(calibration), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_an_image_alone_has_the_score_that_it_has_in_a_batch(run):

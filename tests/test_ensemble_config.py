@@ -104,14 +104,14 @@ def test_an_argument_of_a_member_that_does_not_fit_is_named():
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        ((*ENSEMBLE, "score@scores=vae"), r"probe 'bounds' asks what a Hierarchy answers, but the model is a Ensemble"),
+        ((*ENSEMBLE, "score@scores=vae"), r"probe 'bounds' needs a Hierarchy, but the model is a Ensemble"),
         (
             (*ENSEMBLE, *MEMBERS, "model=glow_tiny", "model.shape=[1,28,28]"),
-            r"probe 'members' asks what a Hierarchy answers, but the model is a Glow; .*~probes.members",
+            r"probe 'members' needs a Hierarchy, but the model is a Glow; .*~probes.members",
         ),
         (
             ("data=fashion_mnist_mnist", "model=vae_grey", "smoke=true", *MEMBERS),
-            r"probe 'members' asks what a Ensemble answers, but the model is a VAE",
+            r"probe 'members' needs a Ensemble, but the model is a VAE",
         ),
     ],
 )

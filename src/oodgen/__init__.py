@@ -1,11 +1,11 @@
-"""Deep generative models for out-of-distribution detection, trained, scored and compared in one place.
+"""Deep generative models for out-of-distribution detection: training, scoring and comparison.
 
     detector = oodgen.load("runs/eval/own_images")  # a finished run
     detector.score(x)  # larger = more out-of-distribution
     detector.p_value(x)  # small = out-of-distribution
     detector.predict(x, false_alarm=0.01)  # True = out-of-distribution
 
-`import oodgen` imports no torch; the first use of `load`, `Detector` or `metrics` does.
+`import oodgen` does not import torch; the first use of `load`, `Detector` or `metrics` does.
 """
 
 from importlib import import_module

@@ -1,6 +1,6 @@
-"""The command `oodgen` (or `python -m oodgen`): its first word names a tool, the rest is the tool's own.
+"""The command `oodgen` (or `python -m oodgen`): `oodgen TOOL ARGUMENTS` runs a tool.
 
-Imports nothing but the tool that was named, so that the list of tools costs no more than Python itself.
+Only the module of the tool is imported, so that `oodgen --help` takes no longer than starting Python.
 """
 
 import difflib
@@ -29,10 +29,10 @@ COMPLETION = ("-sc", "--shell-completion")
 
 
 def main(program: str = "oodgen") -> int:
-    """Run the tool that the command line names; the exit code.
+    """Run the tool named on the command line; return the exit code.
 
     Arguments:
-        program: What the user typed before the tool's name.
+        program: The command as typed before the tool's name.
     """
     _, *words = sys.argv
     if not words or words[0] in ("-h", "--help"):
@@ -47,13 +47,13 @@ def main(program: str = "oodgen") -> int:
     if tool not in TOOLS:
         print(f"oodgen: {_unknown(program, tool)}", file=sys.stderr)
         return 2
-    # what argparse, Hydra and the record of a run take for the program's name
+    # the program's name for argparse, Hydra and the record of a run
     sys.argv = [program if COMPLETION[0] in arguments else f"{program} {tool}", *arguments]
     return import_module(TOOLS[tool][0]).main()
 
 
 def moved(former: str, tool: str) -> NoReturn:
-    """Run a tool by the address that it had in version 0.1, with a line that says the new one."""
+    """Run a tool by its module name of version 0.1, after printing its new command."""
     print(f"oodgen: python -m oodgen.{former} is now `oodgen {tool}`", file=sys.stderr)
     sys.argv[1:1] = [tool]
     sys.exit(main())
@@ -80,7 +80,7 @@ def _unknown(program: str, word: str) -> str:
 
 
 def _complete(words: list[str]) -> int:
-    """Hydra's shell completion, of the options of `oodgen run`; here that of the tools' names."""
+    """Shell completion of the tools' names, and by Hydra of the options of `oodgen run`."""
     line = os.environ.get("COMP_LINE", "")
     program, _, rest = line.partition(" ")
     tool, space, options = rest.lstrip().partition(" ")

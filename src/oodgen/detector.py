@@ -1,11 +1,11 @@
-r"""A trained model as a detector: a score, a p-value and a verdict for each image.
+r"""A trained model as a detector: score, p-value and decision for each example.
 
 The p-value of a score $s$ against the scores $s_1, \dots, s_n$ of the calibration split is
 
 $$p = \frac{1 + \#\{i : s_i \ge s\}}{n + 1} .$$
 
-If $s$ and the $s_i$ are exchangeable, which they are for an inlier that neither training nor calibration saw, then
-$P(p \le \alpha) \le \alpha$ for every $\alpha$, whatever the model and the score are worth.
+If $s$ and the $s_i$ are exchangeable, as for an inlier used neither in training nor in calibration, then
+$P(p \le \alpha) \le \alpha$ for every $\alpha$, model and score.
 
 Source: Vovk, Gammerman, Shafer 2005, Algorithmic Learning in a Random World, chapter 2 (conformal prediction).
 """
@@ -43,18 +43,18 @@ __all__ = ["Detector", "config_of"]
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """What a run is worth to somebody with images; `Detector.load(run)` makes one.
+    """An out-of-distribution detector of a finished run; see `Detector.load`.
 
     Arguments:
         model: The trained model, on the device.
         probes: The probes that the score needs.
-        rule: The score, fitted.
+        rule: The fitted score.
         reference: Scores of the calibration split, shape (n,), float64, ascending.
         conversion: From image files to examples.
-        device: Where and how to compute.
-        seed: Seed of the noise of evaluation.
+        device: Device settings.
+        seed: Seed of the noise.
         name: Name of the score.
-        inlier: Name of what the model was trained on.
+        inlier: Name of the inlier set.
     """
 
     model: nn.Module
@@ -69,11 +69,11 @@ class Detector:
 
     @classmethod
     def load(cls, run: str | Path, score: str | None = None, device: str = "auto") -> "Detector":
-        """The detector of a finished run; needs its evaluation and training directories, not its data.
+        """Load the detector of a finished run from its evaluation and training directories (without its data).
 
         Arguments:
-            run: An evaluation's directory, runs/eval/<name>/<hash>; runs/eval/<name> if it holds but one.
-            score: One of the run's scores; None for llr_ada, or the run's first one where it has no llr_ada.
+            run: An evaluation's directory, runs/eval/<name>/<hash>, or runs/eval/<name> if that contains one only.
+            score: One of the run's scores; None for llr_ada, or the first score if there is no llr_ada.
             device: "auto", "cpu" or "gpu".
 
         Raises:
@@ -86,15 +86,15 @@ class Detector:
         if name not in config["scores"]:
             raise UserError(f"{folder} has no score {score}; it has: {', '.join(map(key_and_label, config['scores']))}")
         rule = evaluate.fit_scores({name: build(config["scores"][name], f"scores.{name}")}, kept.validation)
-        asked = _Asked(kept.calibration)
-        reference = torch.from_numpy(evaluate.compute_scores(rule, asked)[name]).sort().values
-        probes = {probe: build(config["probes"][probe], f"probes.{probe}") for probe in sorted(asked.probes)}
+        recorded = _RecordingEvidence(kept.calibration)
+        reference = torch.from_numpy(evaluate.compute_scores(rule, recorded)[name]).sort().values
+        probes = {probe: build(config["probes"][probe], f"probes.{probe}") for probe in sorted(recorded.probes)}
         probes |= {probe: replace(probes[probe], fitted=kept.fitted[probe]) for probe in probes.keys() & kept.fitted}
 
-        # precision and memory format of the run, on the machine at hand
+        # precision and memory format of the run, on the device of this machine
         where = Device(device, config["device"]["precision"], config["device"]["channels_last"]).resolved()  # type: ignore[arg-type]
         model = build_model(config)
-        load_weights(model, find_checkpoint(_training(folder), config["checkpoint"]))
+        load_weights(model, find_checkpoint(_training_folder(folder), config["checkpoint"]))
         if calibration.weights_digest(model) != kept.weights:
             raise UserError(
                 f"the model of {folder} was trained again after its calibration; "
@@ -107,27 +107,27 @@ class Detector:
     def score(self, x: Tensor | np.ndarray) -> Tensor:
         """The score of each example, shape (N,), float64; larger = more out-of-distribution.
 
-        An example's noise is drawn from a hash of its content, so an image has the same score, up to rounding, alone
-        or in any company; two equal images have the same one.
+        An example's noise is seeded by a hash of its content, so that its score does not depend, up to rounding, on the
+        other examples, and equal examples have equal scores.
 
         Arguments:
-            x: uint8 images (N, C, H, W), or float32 rows (N, D), which are scaled here as the training rows were; a
-                single example counts as N = 1.
+            x: uint8 images (N, C, H, W), or float32 rows (N, D), which are scaled as the training rows were; or a
+                single example.
 
         Raises:
-            UserError: examples of another type or shape than the model was trained on.
+            UserError: examples have another type or shape than the training examples.
         """
         examples = self._checked(x)
         if self.conversion.scaling is not None:
             examples = torch.from_numpy(self.conversion.scaling(examples.cpu().numpy()))
         if not len(examples):
             return torch.empty(0, dtype=torch.float64)
-        evidence = self.ask(examples, _content(examples))
+        evidence = self.evidence(examples, _content_hashes(examples))
         return torch.from_numpy(evaluate.compute_scores({self.name: self.rule}, evidence)[self.name])
 
     def p_value(self, x: Tensor | np.ndarray) -> Tensor:
         """The conformal p-value of each example, shape (N,), float64: small = out-of-distribution."""
-        return self.p_of(self.score(x))
+        return self.p_value_of_score(self.score(x))
 
     def predict(self, x: Tensor | np.ndarray, false_alarm: float = 0.05) -> Tensor:
         """Whether each example is out-of-distribution, shape (N,), bool.
@@ -137,19 +137,19 @@ class Detector:
             false_alarm: The share of inliers that may be flagged.
 
         Raises:
-            UserError: also if the calibration split is too small for that rate.
+            UserError: see `score`; or the calibration split is too small for that rate.
         """
         self.check(false_alarm)
         return self.p_value(x) <= false_alarm
 
-    def p_of(self, score: Tensor) -> Tensor:
-        """The p-values of scores; one that is not a number counts as larger than all."""
+    def p_value_of_score(self, score: Tensor) -> Tensor:
+        """The p-values of scores; NaN counts as larger than all calibration scores."""
         n = len(self.reference)
         below = torch.searchsorted(self.reference, score.double().contiguous()).masked_fill(score.isnan(), n)
         return (1 + n - below) / torch.tensor(n + 1, dtype=torch.float64)
 
     def check(self, false_alarm: float) -> None:
-        """Raise UserError for a rate that is none, or below 1 / (n + 1), at which nothing could ever be flagged."""
+        """Raise UserError for a rate outside (0, 1), or below 1 / (n + 1), the smallest p-value."""
         n = len(self.reference)
         if not 0 < false_alarm < 1:
             raise UserError(f"false_alarm={false_alarm} is not between 0 and 1")
@@ -161,24 +161,24 @@ class Detector:
             )
 
     def decode(self, path: Path) -> np.ndarray:
-        """An image file as the model's training images were made: uint8 (C, H, W).
+        """An image file, decoded and preprocessed as the training images: uint8 (C, H, W).
 
         Raises:
-            UserError: the file is no readable image, or the model is not one of images.
+            UserError: the file is no readable image, or the model was trained on rows.
         """
         if len(self.conversion.shape) != 3:
             raise UserError(f"the model was trained on rows of {self.conversion.shape[0]} numbers, not on images")
         image = decode(path, self.conversion.shape)
         return preprocess(image[None], self.conversion.grey, self.conversion.size)[0]
 
-    def ask(self, x: Tensor, index: Tensor) -> dict[str, Tensor]:
-        """The evidence that the score needs, `<probe>/<name>`, last axis = example, with noise of `index` (N,)."""
+    def evidence(self, x: Tensor, index: Tensor) -> dict[str, Tensor]:
+        """The evidence that the score needs, `<probe>/<name>`, last axis = example, with noise of the indices (N,)."""
         parts: dict[str, list[Tensor]] = {}
         for name, probe in self.probes.items():
             size = probe.batch(self.model)
             for rows, numbers in zip(x.split(size), index.split(size), strict=True):
                 with probe_grad_mode(probe, self.model), self.device.autocast():
-                    # copies, since the caller may have made these in inference mode
+                    # copies, since these may be inference-mode tensors
                     noise = ExampleNoise(self.seed, numbers.clone())
                     given = probe(self.model, rows.to(self.device.torch).clone(), noise)
                 for item, value in given.items():
@@ -187,7 +187,7 @@ class Detector:
 
     def _checked(self, x: Tensor | np.ndarray) -> Tensor:
         shape = tuple(self.model.shape)  # type: ignore[arg-type]
-        # torch takes no array with negative strides, and warns of one that cannot be written, as a memory map
+        # torch does not accept negative strides, and warns of read-only arrays, as memory maps
         examples = torch.as_tensor(np.require(x, requirements=["C", "W"]) if isinstance(x, np.ndarray) else x)
         dtype, words = (torch.uint8, "0 to 255") if len(shape) == 3 else (torch.float32, "rows")
         if tuple(examples.shape) == shape:
@@ -200,8 +200,8 @@ class Detector:
         return examples
 
 
-class _Asked(Mapping[str, Tensor]):
-    """Evidence that remembers of which probes it was asked, so that a detector asks the model no more than it must."""
+class _RecordingEvidence(Mapping[str, Tensor]):
+    """Evidence that records which probes' entries are read, so that a detector runs only those probes."""
 
     def __init__(self, evidence: Mapping[str, Tensor]) -> None:
         self.evidence, self.probes = evidence, set[str]()
@@ -218,15 +218,15 @@ class _Asked(Mapping[str, Tensor]):
         return len(self.evidence)
 
 
-def _content(x: Tensor) -> Tensor:
-    """64 bits of a hash of each example's bytes, int64 (N,)."""
+def _content_hashes(x: Tensor) -> Tensor:
+    """A 64-bit hash of each example's bytes, int64 (N,)."""
     rows = (np.ascontiguousarray(row).data for row in x.cpu().numpy())
     hashes = (hashlib.blake2b(row, digest_size=8).digest() for row in rows)
     return torch.tensor([int.from_bytes(value, "big", signed=True) for value in hashes], dtype=torch.int64)
 
 
 def _evaluation(run: Path) -> Path:
-    """The finished evaluation that the user means."""
+    """The directory of the finished evaluation at or below `run`."""
     if not run.is_dir():
         raise UserError(f"there is no run {run}; name the directory of an evaluation, runs/eval/<name>/<hash>")
     if not (run / "state.json").is_file():
@@ -245,8 +245,8 @@ def _evaluation(run: Path) -> Path:
     return run
 
 
-def _training(folder: Path) -> Path:
-    """The training of an evaluation, also where the runs were moved to."""
+def _training_folder(folder: Path) -> Path:
+    """The training's directory of an evaluation, also if the runs folder was moved."""
     made = record.read_json(folder / "record.json")
     found = locations.training_folder(folder, made)
     if found is None:
@@ -271,7 +271,7 @@ def config_of(run: Path) -> dict[str, Any]:
         config
     ):
         raise UserError(f"{path} is not the config of a run; evaluate this run again")
-    # a run's config was resolved when it was written; what is left to resolve could become a target after the check
+    # a run's config is written resolved; an interpolation could become a target after the check
     if "${" in json.dumps(config, default=str):
         raise UserError(f"{path} holds an interpolation ${{...}}, which no run writes; it was not loaded")
     found = {str(name): value for name, value in config.items()}

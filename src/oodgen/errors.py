@@ -1,9 +1,9 @@
-"""Errors that are for people: one line that names the thing and the mend."""
+"""Errors that the user can fix: messages of one line that name the cause and the remedy."""
 
 
 class UserError(Exception):
-    """Something the user can mend. The command line prints the message alone and exits with 2."""
+    """An error that the user can fix; the command line prints its message without a traceback and exits with 2."""
 
 
 class Diverged(UserError):
-    """Training produced a number that is not finite; the last good checkpoint stays."""
+    """A value of a training or an evaluation is not finite; the last good checkpoint is kept."""

@@ -58,8 +58,8 @@ def run(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> None
             raise UserError(f"cannot write evidence: {error}; free some space and repeat the command") from error
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the device has no memory left to score ({messages.line(error)}); let the networks see fewer rows at "
-                "once, as with +probes.bounds.budget=4096"
+                f"the device has no memory left to score ({messages.one_line(error)}); let the networks see fewer rows "
+                "at once, as with +probes.bounds.budget=4096"
             ) from error
 
 
@@ -119,11 +119,11 @@ def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None
         notices = {"overrides": list(overrides), "warnings": [*cost.get("warnings", []), *warnings]}
         _write_record(components, folder, train_dir, sets, cost | {"seconds": seconds}, notices)
         page.write(folder)
-        loggers.publish(views, folder)
+        loggers.log_results(views, folder)
 
 
 def _check_objective(components: Components, run_key: tuple[str, str, int], sets: Sequence[str]) -> None:
-    """Raise UserError for an objective that no evaluation could give, as far as that is known before the training."""
+    """Raise UserError for an objective that the evaluation cannot have, as far as known before the training."""
     wanted = components.config["objective"]
     if wanted["score"] is not None and not re.fullmatch(r"class|z\d+", str(wanted["score"])):
         scores, means = (dict.fromkeys(names, np.arange(2.0)) for names in (components.scores, components.means))
@@ -187,8 +187,8 @@ def _train(components: Components, folder: Path, views: Sequence[Any]) -> dict[s
                 raise Diverged(f"{error}; {good}. A smaller learning rate or clipped gradients may help") from error
             except torch.OutOfMemoryError as error:
                 raise UserError(
-                    f"the device has no memory left to train ({messages.line(error)}); take a smaller data.batch_size "
-                    f"than {config['data']['batch_size']}"
+                    f"the device has no memory left to train ({messages.one_line(error)}); take a smaller "
+                    f"data.batch_size than {config['data']['batch_size']}"
                 ) from error
         now |= {
             "cost": cost,

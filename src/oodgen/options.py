@@ -1,7 +1,7 @@
-"""Types of options with the values that they may take, for constructors that are built from a config.
+"""Annotated types of options, with ranges, for constructors that are built from a config.
 
-`oodgen.config.schema` reads them before anything is built. Behind the type of a number stand its bounds (that it is
-finite goes without saying), behind that of a text what it must be, in words, and a regular expression of the whole.
+`oodgen.config.schema` checks them before anything is built. Numbers are annotated with their bounds (and must be
+finite), text with a description and a regular expression that it must match fully.
 """
 
 from typing import Annotated, Literal
@@ -31,7 +31,7 @@ Probability = Annotated[float, ">= 0", "<= 1"]
 # A folder's own name, so that nothing is written elsewhere; see `oodgen.runs.files.check_name`.
 FolderName = Annotated[str, "a single name", r"""\w[^/\\,"'\x00-\x1f\x7f]{0,99}"""]
 
-# Modules of torch.nn that need no arguments and keep a shape.
+# Modules of torch.nn without required arguments that keep the shape.
 # fmt: off
 Activation = Literal[
     "ReLU", "LeakyReLU", "ReLU6", "ELU", "CELU", "SELU", "GELU", "SiLU", "Mish", "Softplus", "Softsign", "Tanh",

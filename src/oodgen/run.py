@@ -1,7 +1,7 @@
 """`python -m oodgen.run +experiment=NAME [key=value ...]`: train, score and report one experiment, or with -m a grid.
 
-This module imports neither torch nor Lightning, so that help, completion, the parent of a sweep and a run that was
-finished before start at once.
+This module imports neither torch nor Lightning, so that help, completion, the parent process of a sweep and finished
+runs start fast.
 """
 
 import json
@@ -42,21 +42,21 @@ from oodgen.runs.locations import config_dir
 __all__ = ["main"]
 
 log = logging.getLogger(__name__)
-file_log = logging.getLogger("oodgen.file")  # conf/run.yaml: to log.txt only, since `main` says it on the terminal
+file_log = logging.getLogger("oodgen.file")  # conf/run.yaml: to log.txt only, since `main` prints it on the terminal
 
 TRACEBACK = "OODGEN_TRACEBACK"  # environment: "1" if the user asked for tracebacks
-CELLS = "OODGEN_CELLS"  # environment: the folder in which every cell of this command says how it ended
+CELLS = "OODGEN_CELLS"  # environment: the folder in which every run of this command records how it ended
 
 
 class Cell(NamedTuple):
-    """How one cell ended."""
+    """How one run of a sweep ended: `why` is its error, or None."""
 
     overrides: list[str]
     why: str | None
 
 
 def _folder(absolute: bool = False, *, _root_: DictConfig) -> str:
-    # a logger may ask for the folder, which does not depend on loggers
+    # without loggers, which may interpolate the folder
     parts = {key: _root_._get_node(key) for key in _root_ if key not in ("hydra", "logger")}
     resolved = OmegaConf.to_container(OmegaConf.create(parts), resolve=True)
     folder = record.evaluation_folder(resolved)  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def _folder(absolute: bool = False, *, _root_: DictConfig) -> str:
 
 
 def _jobs() -> int:
-    """One job for each GPU; without one, two where there are two cores."""
+    """The number of parallel jobs: one for each GPU; without GPUs two, or one on a single core."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = (
         len(list(Path("/dev").glob("nvidia[0-9]*"))) if visible is None else len(list(filter(None, visible.split(","))))
@@ -81,13 +81,13 @@ class _PluginConfigs(SearchPathPlugin):
 
 
 def _admit(arguments: Sequence[str]) -> None:
-    """Admit what a command names as plugins=[PACKAGE]: before Hydra composes, which needs to know their configs."""
+    """Admit the packages of plugins=[PACKAGE] before Hydra composes the config, which may use theirs."""
     for argument in arguments:
         if argument.lstrip("+").startswith("plugins="):
             try:
                 names = OverridesParser.create().parse_override(argument).value()
             except OverrideParseException:
-                continue  # Hydra will say so
+                continue  # Hydra reports it
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise UserError(f"{argument} is no list of packages; write plugins=[PACKAGE]")
             plugins.admit(names)
@@ -95,7 +95,8 @@ def _admit(arguments: Sequence[str]) -> None:
 
 OmegaConf.register_new_resolver("folder", _folder, replace=True)
 OmegaConf.register_new_resolver("jobs", _jobs, replace=True)
-Plugins.instance().register(_PluginConfigs)  # it has stored the joblib launcher's config, a job for each core
+# this also stores the joblib launcher's default config, which is replaced here
+Plugins.instance().register(_PluginConfigs)
 joblib = OmegaConf.structured(JobLibLauncherConf)
 joblib.n_jobs = "${jobs:}"
 ConfigStore.instance().store(group="hydra/launcher", name="joblib", node=joblib, provider="oodgen")
@@ -103,11 +104,11 @@ ConfigStore.instance().store(group="hydra/launcher", name="joblib", node=joblib,
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="run")
 def _job(config: DictConfig) -> float | None:
-    logging.raiseExceptions = False  # a full disk is said once, not at each line of log.txt
+    logging.raiseExceptions = False  # report a full disk once, not at each line of log.txt
     hydra_config = HydraConfig.get()
     result, why = None, None
     try:
-        _admit(hydra_config.overrides.task)  # a worker on another machine does not have this command's environment
+        _admit(hydra_config.overrides.task)  # workers on other machines do not have this command's environment
         if unsaid := sorted(set(map(str, config.plugins)) - set(plugins.admitted())):
             raise UserError(f"plugins={unsaid} stands in a config file; only the command line admits a package")
         schema.check(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
@@ -122,7 +123,7 @@ def _job(config: DictConfig) -> float | None:
         if not isinstance(error, UserError):
             file_log.exception("unexpected error")
             traceback = Path(hydra_config.runtime.output_dir) / "log.txt"
-            why = f"{type(error).__name__}: {messages.line(error)} (the traceback is in {traceback})"
+            why = f"{type(error).__name__}: {messages.one_line(error)} (the traceback is in {traceback})"
         file_log.error("%s", why)
         if hydra_config.mode == RunMode.MULTIRUN:
             log.error("failed: %s", why)
@@ -131,7 +132,7 @@ def _job(config: DictConfig) -> float | None:
         cell = Cell(list(hydra_config.overrides.task), why)
         number = hydra_config.job.num if hydra_config.mode == RunMode.MULTIRUN else 0
         write_text(cells / f"{number:06d}.json", json.dumps(cell))
-    elif why is not None:  # on another machine: the launcher carries it, so a plain exception with one argument
+    elif why is not None:  # on another machine: the launcher pickles it
         raise UserError(why)
     return result
 
@@ -160,7 +161,7 @@ def _cell(config: DictConfig, folder: Path, overrides: list[str]) -> None:
 
 
 def _finished(folder: Path) -> str | None:
-    """The summary of an evaluation that was finished before; None if there is none, or its files were damaged since."""
+    """The summary of a finished evaluation; None if it is not finished, or its files are damaged."""
     if record.read_state(folder)["state"] != "done" or not (folder / "report.html").is_file():
         return None
     try:
@@ -195,15 +196,15 @@ def main() -> None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` closes the pipe early, which is no error
     sweeps = [argument for argument in sys.argv if argument.startswith("+sweep=")]
     if sweeps and ("," in sweeps[0] or any(argument.startswith("+experiment=") for argument in sys.argv)):
-        # Hydra would run what no sweep names: of two sweeps a cell each, or the experiment instead of the sweep's
+        # Hydra would run something else: one run of each sweep, or the experiment instead of those of the sweep
         _stop("a command runs one sweep and no experiment beside it; give a command for each", 2)
     groups = [argument.partition("=")[0] for argument in sys.argv]
     if "+scale" in groups and "+experiment" in groups[groups.index("+scale") :]:
-        # Hydra lets the later one have its way: what is small in a scale would be large again, without a word
+        # Hydra lets the later one win: the experiment would silently override the scale
         _stop("+scale changes what an experiment says, so it comes after +experiment; give them in that order", 2)
     asked = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
     os.environ[TRACEBACK] = "1" if asked else ""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print its own shortened traceback and exit with 1
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints a shortened traceback and exits with 1
     signal.signal(signal.SIGTERM, _terminated)
     with TemporaryDirectory(prefix="oodgen-") as folder:
         os.environ[CELLS] = folder
@@ -222,7 +223,7 @@ def main() -> None:
         except Exception as error:
             if asked:
                 raise
-            _stop(messages.line(error, given), 2)
+            _stop(messages.one_line(error, given), 2)
         cells = [Cell(*json.loads(path.read_text())) for path in sorted(Path(folder).iterdir())]
     failed = [cell for cell in cells if cell.why is not None]
     if failed and len(cells) == 1:

@@ -1,6 +1,6 @@
 """`python -m oodgen.score RUN IMAGES...`: a score, a p-value and a verdict for each image file.
 
-This module imports no torch before it has read its arguments, so that help and mistakes cost nothing.
+This module imports torch only after parsing its arguments, so that help and errors are fast.
 """
 
 import argparse
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
     from oodgen.detector import Detector
 
-__all__ = ["Line", "main", "score_files"]
+__all__ = ["FileScore", "main", "score_files"]
 
-CHUNK = 32 * 2**20  # bytes of decoded images held at a time
+CHUNK = 32 * 2**20  # bytes of decoded images in memory at a time
 
 
-class Line(NamedTuple):
-    """What is said of a file; numbers are None if it cannot be read, and `why` says so."""
+class FileScore(NamedTuple):
+    """The result of one file; numbers are None if it cannot be read, for the reason `why`."""
 
     file: Path
     score: float | None
@@ -40,17 +40,17 @@ class Line(NamedTuple):
     why: str = ""
 
 
-class _Sink(Protocol):
-    def __call__(self, line: Line) -> None: ...
+class _Writer(Protocol):
+    def __call__(self, line: FileScore) -> None: ...
 
 
-def score_files(detector: "Detector", paths: Sequence[Path], false_alarm: float) -> Iterator[Line]:
-    """Score image files in the order given, with few of them in memory at a time.
+def score_files(detector: "Detector", paths: Sequence[Path], false_alarm: float) -> Iterator[FileScore]:
+    """Score image files in order, in chunks.
 
     Arguments:
         detector: The detector.
         paths: Image files.
-        false_alarm: The share of inliers that may be called out.
+        false_alarm: The share of inliers that may be flagged.
 
     Raises:
         UserError: the detector cannot decide at this rate.
@@ -63,32 +63,32 @@ def score_files(detector: "Detector", paths: Sequence[Path], false_alarm: float)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(paths), size):
             chunk = paths[start : start + size]
-            images = list(pool.map(lambda path: _decoded(detector, path), chunk))
+            images = list(pool.map(lambda path: _decode(detector, path), chunk))
             good = [image for image in images if not isinstance(image, str)]
             scores = detector.score(np.stack(good)) if good else torch.empty(0)
-            numbers = iter(zip(scores.tolist(), detector.p_of(scores).tolist(), strict=True))
+            numbers = iter(zip(scores.tolist(), detector.p_value_of_score(scores).tolist(), strict=True))
             for path, image in zip(chunk, images, strict=True):
                 if isinstance(image, str):
-                    yield Line(path, None, None, "unreadable", image)
+                    yield FileScore(path, None, None, "unreadable", image)
                 else:
                     score, p = next(numbers)
-                    yield Line(path, score, p, "OUT" if p <= false_alarm else "in")
+                    yield FileScore(path, score, p, "OUT" if p <= false_alarm else "in")
 
 
-def _decoded(detector: "Detector", path: Path) -> "np.ndarray | str":
-    """The image, or why there is none."""
+def _decode(detector: "Detector", path: Path) -> "np.ndarray | str":
+    """The decoded image, or the reason why it cannot be decoded."""
     if not path.is_file():
         return f"{path} is not a file"
     try:
         return detector.decode(path)
     except UserError as error:
         return str(error)
-    except Exception as error:  # decoders raise what they like on damaged files, and one must not stop the others
+    except Exception as error:  # decoders raise any exception on damaged files, which should not stop the others
         return f"{path} cannot be read as an image ({type(error).__name__}: {error})"
 
 
-def _files(places: Iterable[Path]) -> list[Path]:
-    """The files named, and the images under the folders named."""
+def _image_files(places: Iterable[Path]) -> list[Path]:
+    """The given files, and the images in the given folders."""
     from oodgen.data.folder import images
 
     found: list[Path] = []
@@ -99,13 +99,13 @@ def _files(places: Iterable[Path]) -> list[Path]:
     return found
 
 
-def _table(line: Line) -> None:
+def _print_line(line: FileScore) -> None:
     p, score = ("-", "-") if line.score is None else (f"{line.p_value:.4f}", f"{line.score:.3f}")
     print(f"{line.verdict:<10} {p:>7} {score:>12}  {terminal(line.file)}")
 
 
 def _run(options: argparse.Namespace) -> int:
-    paths = _files(options.images)
+    paths = _image_files(options.images)
     from oodgen.detector import Detector
 
     detector = Detector.load(options.run, options.score, options.device)
@@ -114,14 +114,14 @@ def _run(options: argparse.Namespace) -> int:
     detector.check(options.false_alarm)
     counts = {"in": 0, "OUT": 0, "unreadable": 0}
     with ExitStack() as stack:
-        sink: _Sink = _table
+        sink: _Writer = _print_line
         if options.out is not None:
             temporary = stack.enter_context(atomic_path(options.out))
             file = stack.enter_context(temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape"))
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Line._fields[:4])
+            writer.writerow(FileScore._fields[:4])
 
-            def sink(line: Line) -> None:
+            def sink(line: FileScore) -> None:
                 numbers = ["" if x is None else f"{x:.9g}" for x in (line.score, line.p_value)]
                 writer.writerow([cell(str(line.file)), *numbers, line.verdict])
 
@@ -154,7 +154,7 @@ def _summary(counts: dict[str, int], detector: "Detector", false_alarm: float) -
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 2 if anything could not be read or done."""
+    """The command line; return the exit code, 2 if a file could not be read or an error occurred."""
     parser = argparse.ArgumentParser(
         program(),
         description="Score image files with a trained run: is each of them like its training images?",

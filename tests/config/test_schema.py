@@ -332,7 +332,7 @@ PUBLIC = [
 def test_what_the_source_says_is_what_python_finds(module):
     true = importlib.import_module(module)
     for name in true.__all__:
-        thing, found = getattr(true, name), signatures.find(f"{module}.{name}", frozenset({"oodgen"}))
+        thing, found = getattr(true, name), signatures.find_target(f"{module}.{name}", frozenset({"oodgen"}))
         if not isinstance(thing, type) and not inspect.isfunction(thing):
             continue
         assert found is not None, name

@@ -71,7 +71,7 @@ def test_curves_and_final_scores_arrive_also_of_a_training_that_was_found(comman
             if (row.metric, row.protocol) == ("auroc", "full")
         }
         expected = {name: [(int(row["step"]), float(value))] for name, value in row.items() if name != "step"}
-        expected |= {loggers.legal(name): [(2, value)] for name, value in auroc.items()}
+        expected |= {loggers.legal_names(name): [(2, value)] for name, value in auroc.items()}
         assert {"train/bound", "auroc/digits/llr_ada", "auroc/digits/l_0"} <= set(expected)
         for name in chosen:
             assert READ[name](folder.resolve()) == expected, name

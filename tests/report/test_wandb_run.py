@@ -189,7 +189,7 @@ def test_without_a_key_online_is_one_line(tmp_path):
     settings = {"init_timeout": 2, "silent": True}
     logger = WandbLogger(project="x", save_dir=tmp_path, offline=False, settings=settings)
     with pytest.raises(UserError, match=r"^W&B has no key: .*logger\.wandb\.offline=true$"):
-        wandb_run.start(logger, {})
+        wandb_run.start_run(logger, {})
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 9])

@@ -1,8 +1,8 @@
-"""What a config may say, apart from the arguments of our own constructors: a closed list.
+"""Permitted options and targets of configs, apart from the arguments of our own constructors: a closed list.
 
-`RUN` says of each option of conf/run.yaml what it may be, `TRAINER` of Lightning's Trainer; a class is written as its
-dotted name and means a part that is built, by a `_target_` of that type. `OTHERS` names, by type, the classes of other
-packages that may be built, with the options that they may be given.
+`RUN` has the types of the options of conf/run.yaml, `TRAINER` those of Lightning's Trainer; a class is given by its
+dotted name and means a part that is built, by a `_target_` of that type. `OTHERS` has, by type, the permitted classes
+of other packages with the types of their options.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ __all__ = ["DECIDED", "OTHERS", "RUN", "TRAINER", "Parts"]
 
 
 class Parts(NamedTuple):
-    """Parts of one type under names of the user's choice."""
+    """A group of parts of type `kind` under names of the user's choice."""
 
     kind: str
 
@@ -22,7 +22,7 @@ class Parts(NamedTuple):
 Text = Annotated[str, "text", r".+"]
 Limit = Annotated[int, ">= -1", "< 2147483648", "!= 0"]
 Batches = Annotated[int, ">= 1", "< 2147483648"] | Annotated[float, "> 0", "<= 1"]
-# days, hours, minutes, seconds; Lightning takes no other words
+# days, hours, minutes, seconds, as Lightning's max_time
 Duration = Annotated[str, "a time as '00:12:00:00' (days:hours:minutes:seconds)", r"\d{1,4}(:\d{2}){3}"]
 
 TRAINER: dict[str, Any] = {
@@ -44,7 +44,7 @@ TRAINER: dict[str, Any] = {
     "detect_anomaly": bool,
     "inference_mode": bool,
 }
-# Further options of the Trainer, and what is said here instead.
+# Options of the Trainer that are set by options of ours.
 DECIDED = {
     "accelerator": "device.accelerator",
     "devices": "device.accelerator",

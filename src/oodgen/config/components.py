@@ -1,4 +1,4 @@
-"""All that a resolved config describes: checked, then built, with the data and the method ready to train."""
+"""Building of all parts of a run from its resolved config: data, method with model, probes, scores, device."""
 
 import inspect
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from oodgen.probes.members import Members
 from oodgen.runs.labels import label, with_labels
 from oodgen.training.device import Device
 
-__all__ = ["Components", "brief", "build_components"]
+__all__ = ["Components", "build_components", "with_few_samples"]
 
 
 @dataclass(frozen=True)
 class Components:
-    """What a resolved config describes, ready to train and be asked."""
+    """The parts of a run."""
 
     config: dict[str, Any]
     data: OODDataModule
@@ -34,16 +34,16 @@ class Components:
 
 
 def build_components(config: dict[str, Any]) -> Components:
-    """Check a resolved config and build what it describes.
+    """Check a resolved config and build its parts.
 
     Raises:
-        UserError: as `oodgen.config.schema.check`; arguments that do not go together, a probe that asks what the model
-            cannot answer, or a model of another shape than the data.
+        UserError: see `oodgen.config.schema.check`; or arguments are inconsistent, a probe needs another class of
+            model, or model and data have different shapes.
     """
     schema.check(config)
     config = {**config, "name": str(config["name"])}  # name=1 is a number to Hydra
     if config["smoke"]:
-        config = _smoke(config)
+        config = _smoke_config(config)
     device = Device(**config["device"]).resolved()
     torch.set_num_threads(device.threads or 1)
     config["device"]["precision"] = device.precision
@@ -52,24 +52,27 @@ def build_components(config: dict[str, Any]) -> Components:
     method = build(config["method"], "method")
     probes = {name: build(probe, f"probes.{name}") for name, probe in config["probes"].items()}
     for name, probe in probes.items():
-        asked = [(probe, method.model)]
+        pairs = [(probe, method.model)]
         if isinstance(probe, Members) and isinstance(method.model, Ensemble):
-            asked.append((probe.probe, method.model.members[0]))
-        for question, model in asked:
-            if not isinstance(model, question.needs):
+            pairs.append((probe.probe, method.model.members[0]))
+        for single, model in pairs:
+            if not isinstance(model, single.needs):
                 raise UserError(
-                    f"probe {name!r} asks what a {question.needs.__name__} answers, but the model is a "
+                    f"probe {name!r} needs a {single.needs.__name__}, but the model is a "
                     f"{type(model).__name__}; choose another model or leave the probe out with ~probes.{name}"
                 )
     if tuple(method.model.shape) != tuple(data.shape):
-        raise UserError(_misfit(tuple(method.model.shape), data, "shape" in config["data"]["inlier"]))
+        raise UserError(_shape_error(tuple(method.model.shape), data, "shape" in config["data"]["inlier"]))
     scores = _scores(config, "scores", "controls")
     return Components(with_labels(config), data, method, probes, scores, _scores(config, "means"), device)
 
 
 def _scores(config: Mapping[str, Any], *groups: str) -> dict[str, Any]:
-    """Label -> score; raises UserError for one label given twice, or a score that wants more than evidence, which
-    would only be known after the training."""
+    """Label -> score.
+
+    Raises:
+        UserError: two scores have the same label, or a score needs arguments other than the evidence.
+    """
     found: dict[str, Any] = {}
     for group in groups:
         for name, part in config[group].items():
@@ -88,8 +91,8 @@ def _scores(config: Mapping[str, Any], *groups: str) -> dict[str, Any]:
     return found
 
 
-def _misfit(shape: tuple[int, ...], data: OODDataModule, shaped: bool) -> str:
-    """What to say where model and data differ in shape; `shaped`: the inlier set takes a shape of its own."""
+def _shape_error(shape: tuple[int, ...], data: OODDataModule, shaped: bool) -> str:
+    """The error of different shapes of model and data; `shaped`: whether the inlier set has an option `shape`."""
     mend = f", or data.inlier.shape={list(shape)}" if shaped else ", or data.grey=true and data.size=[height,width]"
     if len(data.shape) != 3:
         mend = ""  # rows have as many columns as they have
@@ -99,8 +102,8 @@ def _misfit(shape: tuple[int, ...], data: OODDataModule, shaped: bool) -> str:
     )
 
 
-def _smoke(config: dict[str, Any]) -> dict[str, Any]:
-    """The same experiment on a few random images: every part runs, nothing is learnt."""
+def _smoke_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a smoke run: the experiment with two steps on a few random images."""
     trainer = {
         **config["trainer"],
         "max_steps": 2,
@@ -110,15 +113,17 @@ def _smoke(config: dict[str, Any]) -> dict[str, Any]:
     }
     data = {**config["data"], "smoke": True, "batch_size": 4}
     notes = ["Random images (smoke=true): this shows that the experiment runs, and nothing else.", *config["notes"]]
-    changed = {"trainer": trainer, "probes": brief(config["probes"]), "data": data, "checkpoint": "last"}
+    changed = {"trainer": trainer, "probes": with_few_samples(config["probes"]), "data": data, "checkpoint": "last"}
     return {**config, **changed, "notes": notes}
 
 
-def brief(config: Any) -> Any:
-    """The same probes with two draws and two steps at most: all that they say, of less worth."""
+def with_few_samples(config: Any) -> Any:
+    """The probes' config with at most two samples and two steps."""
     if not isinstance(config, dict):
         return config
     return {
-        key: min(2, value) if key.startswith(("samples", "steps")) and isinstance(value, int) else brief(value)
+        key: min(2, value)
+        if key.startswith(("samples", "steps")) and isinstance(value, int)
+        else with_few_samples(value)
         for key, value in config.items()
     }

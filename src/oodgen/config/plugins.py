@@ -1,7 +1,8 @@
-"""Packages of others whose classes and `conf/` a command may use, by its user's explicit word. Imports no torch.
+"""Plug-ins: packages whose classes and `conf/` a command may use, if its user admits them. Imports no torch.
 
-The word is `plugins=[PACKAGE]` of `oodgen run`, `--plugins PACKAGE` of `oodgen score`, the environment variable
-OODGEN_PLUGINS (names with commas between), or an installed entry point of the group `oodgen.plugins`; never a config.
+They are admitted by `plugins=[PACKAGE]` of `oodgen run`, `--plugins PACKAGE` of `oodgen score`, the environment
+variable OODGEN_PLUGINS (comma-separated), or an installed entry point of the group `oodgen.plugins`; never by a config
+file.
 """
 
 import os
@@ -19,23 +20,23 @@ from oodgen.runs.locations import config_dir
 __all__ = ["VARIABLE", "admit", "admitted", "folders", "refusal", "versions"]
 
 GROUP = "oodgen.plugins"
-VARIABLE = "OODGEN_PLUGINS"  # what a command admits stands there too, so that the workers of a sweep know it
+VARIABLE = "OODGEN_PLUGINS"  # also set by `admit`, for the workers of a sweep
 
 
 def admitted() -> tuple[str, ...]:
-    """The top-level packages that this process may use beside oodgen.
+    """The top-level packages that this process may use in addition to oodgen.
 
     Raises:
-        UserError: one of them is no importable package, or has no `conf` folder of its own.
+        UserError: one of them is not an importable package, or has no folder `conf`.
     """
     return tuple(folders())
 
 
 def admit(names: Iterable[str]) -> None:
-    """Admit packages in this process and its children, beside those that are admitted already.
+    """Admit further packages in this process and its children.
 
     Raises:
-        UserError: as `admitted`.
+        UserError: see `admitted`.
     """
     os.environ[VARIABLE] = ",".join(dict.fromkeys([*_of_environment(), *names]))
     folders()
@@ -45,13 +46,13 @@ def folders() -> dict[str, Path]:
     """The `conf` folder of every admitted package.
 
     Raises:
-        UserError: as `admitted`.
+        UserError: see `admitted`.
     """
     return {name: _conf(name) for name in dict.fromkeys([*_of_environment(), *_installed()])}
 
 
 def refusal(target: str) -> str:
-    """How to admit the package of a target, for the sentence that refuses it."""
+    """How to admit the package of a target, as the end of an error message."""
     name = target.partition(".")[0]
     return (
         f"the package {name} is not admitted; if you trust it, say so: plugins=[{name}] (run), --plugins {name} "
@@ -60,7 +61,7 @@ def refusal(target: str) -> str:
 
 
 def versions(config: Any) -> dict[str, str]:
-    """The version of every admitted package that a resolved config names as a target."""
+    """The versions of the admitted packages that are used by targets of a resolved config."""
     used = {target.partition(".")[0] for target in _targets(config)}
     return {name: _version(name) for name in admitted() if name in used}
 
@@ -76,7 +77,7 @@ def _installed() -> tuple[str, ...]:
 
 @cache
 def _conf(name: str) -> Path:
-    """The package's own `conf`, found without importing the package."""
+    """The folder `conf` of a package, found without importing it."""
     try:
         spec = find_spec(name) if name.isidentifier() else None
     except (ImportError, ValueError):
@@ -107,7 +108,7 @@ def _targets(config: Any) -> Iterator[str]:
 
 
 def _version(name: str) -> str:
-    """Of the distribution that holds the package, or what the package says of itself."""
+    """The version of the package's distribution, or its `__version__`."""
     for distribution in (name, *metadata.packages_distributions().get(name, ())):
         try:
             return metadata.version(distribution)

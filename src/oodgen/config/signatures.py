@@ -1,4 +1,4 @@
-"""What classes and functions take and are, read from their source: they are not imported, so neither is torch."""
+"""Signatures and base classes of classes and functions, read from their source without importing them (or torch)."""
 
 import ast
 import collections.abc
@@ -13,18 +13,29 @@ from operator import or_
 from pathlib import Path
 from typing import Any
 
-__all__ = ["UNSAID", "Argument", "Function", "Thing", "arguments", "defined", "find", "is_protocol", "method", "named"]
+__all__ = [
+    "UNKNOWN",
+    "Argument",
+    "Function",
+    "Thing",
+    "arguments",
+    "definition",
+    "find_target",
+    "is_protocol",
+    "method",
+    "resolve_name",
+]
 
-UNSAID: Any = object()  # a default that is no literal, or an annotation that is missing
+UNKNOWN: Any = object()  # a default that is not a literal, or a missing annotation
 MODULES = {"typing": typing, "collections.abc": collections.abc, "pathlib": pathlib}
 BUILTINS: dict[str, Any] = {kind.__name__: kind for kind in (int, float, bool, str, list, tuple, dict, type, object)}
-# Bases of other packages that take no arguments.
+# Base classes of other packages without arguments.
 EMPTY = ("abc.ABC", "torch.nn.Module", "pytorch_lightning.LightningModule", "pytorch_lightning.LightningDataModule")
 
 
 @dataclass(frozen=True)
 class Argument:
-    """What an argument may be, UNSAID if the source does not tell, and its default, which is `empty` if it has none."""
+    """The type of an argument (UNKNOWN if not annotated) and its default (`empty` if there is none)."""
 
     hint: Any
     default: Any = inspect.Parameter.empty
@@ -32,7 +43,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Function:
-    """A function at the level of a module."""
+    """A top-level function of a module."""
 
     name: str
     source: "Source"
@@ -43,12 +54,12 @@ class Function:
         return self.source.type(self.node.returns)
 
 
-# A class is a stand-in that has the name, the module and the bases of the true one.
+# A class is represented by a stand-in with the name, module and bases of the real one.
 Thing = type | Function
 
 
 class Source:
-    """One module: what its names stand for."""
+    """The source of a module, with its definitions and imports."""
 
     def __init__(self, name: str, path: Path, packages: frozenset[str]) -> None:
         self.name, self.packages = name, packages
@@ -57,7 +68,7 @@ class Source:
         self.imported: dict[str, str] = {}
         self.public: frozenset[str] | None = None  # __all__
         body = ast.parse(path.read_bytes(), str(path)).body
-        for node in body:  # for annotations only, but what is imported there is named as elsewhere
+        for node in body:  # including `if TYPE_CHECKING:`
             self._read(node.body if isinstance(node, (ast.If, ast.Try)) else [node])
 
     def _read(self, body: list[ast.stmt]) -> None:
@@ -81,18 +92,20 @@ class Source:
                     self.public = frozenset(_literal(node.value, ()))
 
     def thing(self, name: str) -> Any:
-        """What a name of this module stands for: a class's stand-in, a Function, a type; UNSAID if unknown."""
+        """The object of a name of this module: the stand-in of a class, a Function, a type; UNKNOWN if not found."""
         node = self.nodes.get(name)
         if isinstance(node, ast.ClassDef):
-            return _class(self, name)
+            return _stand_in(self, name)
         if isinstance(node, ast.FunctionDef):
             return Function(name, self, node)
         if isinstance(node, ast.Assign):
             return self.type(node.value)
-        return named(self.imported[name], self.packages) if name in self.imported else BUILTINS.get(name, UNSAID)
+        return (
+            resolve_name(self.imported[name], self.packages) if name in self.imported else BUILTINS.get(name, UNKNOWN)
+        )
 
     def type(self, node: ast.expr | None) -> Any:
-        """The type that an annotation means; UNSAID if it is missing or beyond what is read here."""
+        """The type of an annotation; UNKNOWN if it is missing or not supported."""
         if isinstance(node, ast.Constant):
             if isinstance(node.value, str):
                 return self.type(ast.parse(node.value, mode="eval").body)
@@ -101,31 +114,35 @@ class Source:
             return self.thing(node.id)
         if isinstance(node, ast.Attribute):
             head, *rest = ast.unparse(node).split(".")
-            return named(".".join((self.imported[head], *rest)), self.packages) if head in self.imported else UNSAID
+            return (
+                resolve_name(".".join((self.imported[head], *rest)), self.packages)
+                if head in self.imported
+                else UNKNOWN
+            )
         if isinstance(node, ast.BinOp):
             return _union((self.type(node.left), self.type(node.right)))
         if isinstance(node, ast.List):
             return [self.type(part) for part in node.elts]
         if not isinstance(node, ast.Subscript):
-            return UNSAID
+            return UNKNOWN
         origin = self.type(node.value)
         parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
         if origin is typing.Literal:
-            return typing.Literal[tuple(_literal(part, UNSAID) for part in parts)]
+            return typing.Literal[tuple(_literal(part, UNKNOWN) for part in parts)]
         if origin is typing.Annotated:
             further = (_literal(part, None) or self.type(part) for part in parts[1:])
             return typing.Annotated[(self.type(parts[0]), *further)]
         inner = [self.type(part) for part in parts]
         if origin in (typing.Union, typing.Optional):
             return _union((*inner, *([type(None)] if origin is typing.Optional else [])))
-        if UNSAID in inner or origin is UNSAID:
+        if UNKNOWN in inner or origin is UNKNOWN:
             return origin
         return origin[tuple(inner)]
 
 
 def _union(kinds: typing.Iterable[Any]) -> Any:
     kinds = list(kinds)
-    return UNSAID if UNSAID in kinds else reduce(or_, kinds)
+    return UNKNOWN if UNKNOWN in kinds else reduce(or_, kinds)
 
 
 def _literal(node: ast.expr, otherwise: Any) -> Any:
@@ -136,10 +153,10 @@ def _literal(node: ast.expr, otherwise: Any) -> Any:
 
 
 @cache
-def _source(module: str, packages: frozenset[str]) -> Source | None:
-    """A module of one of the packages; None if it is of another one, or there is none."""
+def _read_source(module: str, packages: frozenset[str]) -> Source | None:
+    """The source of a module of one of the packages; None for others, or if there is none."""
     top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top) if top in packages else None  # of a top-level name: imports nothing
+    spec = importlib.util.find_spec(top) if top in packages else None  # for a top-level name this imports nothing
     for home in map(Path, (spec and spec.submodule_search_locations) or ()):
         inside = home.joinpath(*rest)
         path = next(filter(Path.is_file, (inside / "__init__.py", inside.with_name(f"{inside.name}.py"))), None)
@@ -150,36 +167,36 @@ def _source(module: str, packages: frozenset[str]) -> Source | None:
     return None
 
 
-def named(name: str, packages: frozenset[str]) -> Any:
-    """What a dotted name stands for; a thing of a package that is not among these is a class without bases."""
+def resolve_name(name: str, packages: frozenset[str]) -> Any:
+    """The object of a dotted name; of other packages a class without bases."""
     module, _, last = name.rpartition(".")
     if module in MODULES:
-        return getattr(MODULES[module], last, UNSAID)
+        return getattr(MODULES[module], last, UNKNOWN)
     if name.partition(".")[0] not in packages:
-        return _foreign(name)
-    source = _source(module, packages)
-    return UNSAID if source is None else source.thing(last)
+        return _foreign_class(name)
+    source = _read_source(module, packages)
+    return UNKNOWN if source is None else source.thing(last)
 
 
-def find(name: str, packages: frozenset[str]) -> Thing | None:
+def find_target(name: str, packages: frozenset[str]) -> Thing | None:
     """The class or function that a module of these packages defines or imports under a dotted name."""
-    found = named(name, packages)
+    found = resolve_name(name, packages)
     return found if isinstance(found, Function) or (isinstance(found, type) and hasattr(found, "source")) else None
 
 
-def defined(thing: Thing) -> tuple[str, str]:
-    """The module and the name of what a thing stands for."""
+def definition(thing: Thing) -> tuple[str, str]:
+    """The module and the name of a class or function."""
     return (thing.source.name, thing.name) if isinstance(thing, Function) else (thing.__module__, thing.__name__)
 
 
 @cache
-def _foreign(name: str) -> type:
+def _foreign_class(name: str) -> type:
     module, _, last = name.rpartition(".")
     return type(last, (), {"__module__": module})
 
 
 @cache
-def _class(source: Source, name: str) -> type:
+def _stand_in(source: Source, name: str) -> type:
     node = typing.cast(ast.ClassDef, source.nodes[name])
     bases = [source.type(base.value if isinstance(base, ast.Subscript) else base) for base in node.bases]
     content = {
@@ -202,7 +219,7 @@ def is_protocol(kind: type) -> bool:
 
 
 def method(kind: type, name: str) -> Function | None:
-    """A method of a class, its own or of a base."""
+    """A method of a class or of its bases, or None."""
     for base in kind.__mro__:
         for node in getattr(base, "node", ast.Module([], [])).body if "node" in vars(base) else ():
             if isinstance(node, ast.FunctionDef) and node.name == name:
@@ -212,9 +229,9 @@ def method(kind: type, name: str) -> Function | None:
 
 @cache
 def arguments(thing: Thing) -> Mapping[str, Argument] | None:
-    """The arguments by name, without self; `**` where it takes further ones, None where the source does not tell."""
+    """The arguments by name, without self, `**` for arbitrary keywords; None if the source does not determine them."""
     if isinstance(thing, Function):
-        return _of(thing)
+        return _function_arguments(thing)
     for base in thing.__mro__:
         if f"{base.__module__}.{base.__name__}" in EMPTY:
             continue
@@ -222,27 +239,27 @@ def arguments(thing: Thing) -> Mapping[str, Argument] | None:
             return {} if base is object else None
         node = vars(base)["node"]
         if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-            return _fields(thing)
+            return _dataclass_arguments(thing)
         made = next((part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"), None)
         if made is not None:
-            return dict(list(_of(Function("__init__", vars(base)["source"], made)).items())[1:])
+            return dict(list(_function_arguments(Function("__init__", vars(base)["source"], made)).items())[1:])
     return {}
 
 
-def _of(function: Function) -> dict[str, Argument]:
+def _function_arguments(function: Function) -> dict[str, Argument]:
     given, source = function.node.args, function.source
     empty = inspect.Parameter.empty
     positional = [*given.posonlyargs, *given.args]
     defaults: list[Any] = [*[None] * (len(positional) - len(given.defaults)), *given.defaults, *given.kw_defaults]
     found = {
-        node.arg: Argument(source.type(node.annotation), empty if default is None else _literal(default, UNSAID))
+        node.arg: Argument(source.type(node.annotation), empty if default is None else _literal(default, UNKNOWN))
         for node, default in zip([*positional, *given.kwonlyargs], defaults, strict=True)
     }
-    return found | ({"**": Argument(Any, UNSAID)} if given.kwarg else {})
+    return found | ({"**": Argument(Any, UNKNOWN)} if given.kwarg else {})
 
 
-def _fields(kind: type) -> dict[str, Argument]:
-    """Of a dataclass, those of its bases first."""
+def _dataclass_arguments(kind: type) -> dict[str, Argument]:
+    """The fields of a dataclass, those of its bases first."""
     found = {}
     for base in reversed([base for base in kind.__mro__ if "node" in vars(base)]):
         for node in vars(base)["node"].body:
@@ -256,5 +273,5 @@ def _fields(kind: type) -> dict[str, Argument]:
 def _default(node: ast.expr) -> Any:
     if isinstance(node, ast.Call):  # field(default=...)
         given = next((keyword.value for keyword in node.keywords if keyword.arg == "default"), None)
-        return UNSAID if given is None else _literal(given, UNSAID)
-    return _literal(node, UNSAID)
+        return UNKNOWN if given is None else _literal(given, UNKNOWN)
+    return _literal(node, UNKNOWN)

@@ -1,4 +1,4 @@
-"""The help of `oodgen run`, read off the folders of configs; Hydra would compose them all, at twice the cost."""
+"""The help text of `oodgen run`, made from the files in conf without composing them, which would take twice as long."""
 
 from oodgen.config import plugins
 from oodgen.runs.locations import config_dir
@@ -24,10 +24,10 @@ Tables over runs and seeds:         python -m oodgen.report runs/"""
 
 
 def usage(program: str) -> str:
-    """The help, with the choices of every group of configs, those of admitted plug-ins among them.
+    """The help text with the choices of every config group, including those of admitted plug-ins.
 
     Arguments:
-        program: What the user typed to start it.
+        program: The command as typed.
     """
     groups: dict[str, list[str]] = {}
     for folder in (config_dir(), *plugins.folders().values()):

@@ -3,7 +3,7 @@
 from copy import deepcopy
 from pathlib import Path
 
-from oodgen.config.components import Components, brief
+from oodgen.config.components import Components, with_few_samples
 from oodgen.config.instantiate import build
 from oodgen.data.preprocess import TestSet
 from oodgen.evaluation import evaluate
@@ -26,7 +26,7 @@ def rehearse(components: Components) -> None:
     components.device.set_memory_format(method)
     method.initialise(data.train_dataloader().batch(0))
     model = method.model.to(components.device.torch).eval()
-    probes = {name: build(probe, f"probes.{name}") for name, probe in brief(config["probes"]).items()}
+    probes = {name: build(probe, f"probes.{name}") for name, probe in with_few_samples(config["probes"]).items()}
     nowhere = Path()  # `run_probe` stores nothing
     evaluated = evaluate.EvaluatedModel(model, "untrained", nowhere, nowhere, components.device, config["eval_seed"])
     probes = evaluate.fit_probes(evaluated, probes, lambda: _first(data.training_examples(), FITTED))

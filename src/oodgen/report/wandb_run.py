@@ -1,4 +1,4 @@
-"""A run's page on Weights & Biases: a view of the files of an evaluation, never the record itself."""
+"""Logging of an evaluation to Weights & Biases, from its files."""
 
 import csv
 import logging
@@ -15,34 +15,34 @@ from oodgen.errors import UserError
 from oodgen.plots import figures
 from oodgen.runs import record, results
 
-__all__ = ["finish", "publish", "start"]
+__all__ = ["finish_run", "log_results", "start_run"]
 
 log = logging.getLogger(__name__)
 
-POINTS = 500  # of a ROC curve: more than a screen shows, and W&B draws a thousand or so
+POINTS = 500  # of a ROC curve
 BINS = 50  # of a histogram
 COLUMNS = ("experiment", "seed", "inlier", "out", "score", "auroc", "low", "high", "protocol", "n_in", "n_out")
 
 
-def start(board: WandbLogger, config: Mapping[str, Any]) -> None:
-    """Open the W&B run of one cell.
+def start_run(logger: WandbLogger, config: Mapping[str, Any]) -> None:
+    """Start the W&B run of one experiment run.
 
     Raises:
         UserError: `offline=false` without a usable key or network.
     """
     import wandb
 
-    # W&B reads its own settings once per process, so what Lightning puts into the environment would come too late
-    options = board._wandb_init
+    # W&B reads its settings once per process, before Lightning sets them in the environment
+    options = logger._wandb_init
     settings = wandb.setup(wandb.Settings(**options.get("settings", {}))).settings
-    options["mode"] = "offline" if board._offline else settings.mode
+    options["mode"] = "offline" if logger._offline else settings.mode
     online = options["mode"] in ("online", "shared")
     advice = "run `wandb login` or set WANDB_API_KEY, or keep the run on disk with logger.wandb.offline=true"
     try:
-        # asked beforehand, because on a terminal wandb.init would stop and wait for somebody to type a key
+        # beforehand, since wandb.init would prompt for a key on a terminal
         if online and not wandb.login(prompt=False):
             raise UserError(f"W&B has no key: {advice}")
-        run = board.experiment
+        run = logger.experiment
     except wandb.errors.Error as error:
         raise UserError(f"W&B cannot start ({str(error).splitlines()[0]}): check the network, {advice}") from error
     if config["smoke"]:
@@ -53,18 +53,18 @@ def start(board: WandbLogger, config: Mapping[str, Any]) -> None:
         log.info("W&B: offline; upload this run with: wandb sync %s", Path(run.dir).parent)
 
 
-def finish(status: str) -> None:
+def finish_run(status: str) -> None:
     """Close the open run, if there is one; status: "success" or "failed"."""
     import wandb
 
     wandb.finish(exit_code=int(status != "success"))
 
 
-def publish(board: WandbLogger, folder: Path, final: Mapping[str, float]) -> None:
-    """Log what came out of a run: histograms and ROC of the scores, reconstructions, figures, results.
+def log_results(logger: WandbLogger, folder: Path, final: Mapping[str, float]) -> None:
+    """Log histograms and ROC curves of the scores, reconstructions, figures, page and results.
 
     Arguments:
-        board: The logger, its run open.
+        logger: The logger, with an open run.
         folder: The evaluation's directory.
         final: The final scores, for the summary.
 
@@ -73,12 +73,12 @@ def publish(board: WandbLogger, folder: Path, final: Mapping[str, float]) -> Non
     """
     import wandb
 
-    run, facts = board.experiment, record.read_json(folder / "record.json")
+    run, facts = logger.experiment, record.read_json(folder / "record.json")
     rows = [row for row in results.read(folder / "results.csv") if row.metric == "auroc"]
     inlier = next(name for name, about in facts["datasets"].items() if about["role"] == "inlier")
     scores = {name: _scores(folder / "scores" / f"{name}.csv") for name in facts["datasets"]}
     shown: dict[str, Any] = {}
-    # what trivial statistics reach stands in the table; their curves would drown the others
+    # controls are in the table only
     for score in (name for name in scores[inlier] if not name.startswith("control:")):
         sets = {name: v for name, values in scores.items() if len(v := _finite(values.get(score)))}
         if inlier in sets:
@@ -91,7 +91,7 @@ def publish(board: WandbLogger, folder: Path, final: Mapping[str, float]) -> Non
         shown[f"figures/{path.stem}"] = wandb.Html(path.read_text(encoding="utf-8"), inject=False)
     if (path := folder / "report.html").is_file():
         shown["report"] = wandb.Html(path.read_text(encoding="utf-8"), inject=False)
-    shown["results"] = wandb.Table(list(COLUMNS), [_line(row) for row in rows])
+    shown["results"] = wandb.Table(list(COLUMNS), [_table_row(row) for row in rows])
     run.log(shown)
     run.summary.update(final)
 
@@ -111,9 +111,9 @@ def _finite(values: NDArray[np.float64] | None) -> NDArray[np.float64]:
 
 
 def _histograms(score: str, sets: Mapping[str, NDArray[np.float64]], inlier: str) -> Any:
-    """The fraction of each set in each of the same bins; the outermost bins also hold what lies beyond them."""
+    """Histograms of all sets with common bins; the outermost bins include what lies beyond them."""
     low, centre, high = np.quantile(sets[inlier], [0.05, 0.5, 0.95])
-    reach = 12 * max(high - low, 1e-12)  # noise can lie so far away that all else would share one bin
+    reach = 12 * max(high - low, 1e-12)  # sets far away would leave one bin for all others
     everything = np.concatenate(list(sets.values()))
     low, high = np.quantile(everything, [0.005, 0.995]).clip(centre - reach, centre + reach)
     edges = np.linspace(low, max(high, low + 1e-12), BINS + 1)
@@ -141,6 +141,6 @@ def _plot(columns: tuple[str, str, str], lines: list[list[Any]], title: str) -> 
     return wandb.plot.line(wandb.Table(list(columns), lines), x, y, stroke=stroke, title=title, split_table=True)
 
 
-def _line(row: results.Row) -> list[Any]:
+def _table_row(row: results.Row) -> list[Any]:
     values = row._asdict() | {"auroc": row.value}
     return [None if isinstance(v := values[name], float) and math.isnan(v) else v for name in COLUMNS]

@@ -1,6 +1,6 @@
-"""Names of files, sets and runs, which are others' words, as text of the medium they are printed in.
+"""Escaping of untrusted text (names of files, sets and runs) for the terminal, Markdown, LaTeX and CSV.
 
-HTML needs no function of its own: the pages' templates escape whatever they are given.
+HTML is escaped by the pages' templates.
 """
 
 import logging
@@ -21,8 +21,8 @@ FORMULA = tuple("=+-@\t\r")
 
 
 def terminal(text: object) -> str:
-    r"""One line: line ends, control and other invisible characters become `\n`, `\x1b`, `\u202e`; a byte of a file's
-    name that is no text becomes `\xe9`."""
+    r"""One line: line breaks, control and invisible characters become `\n`, `\x1b`, `\u202e`; undecodable bytes of file
+    names become `\xe9`."""
     return "".join(map(_visible, string)) if not (string := str(text)).isprintable() else string
 
 
@@ -35,20 +35,20 @@ def _visible(character: str) -> str:
 
 
 def markdown(text: object) -> str:
-    """One line of GitHub's Markdown, in which no character marks up anything."""
+    """One line of GitHub Markdown without markup."""
     return MARKDOWN.sub(r"\\\g<0>", terminal(text))
 
 
 def latex(text: object) -> str:
-    """One line of LaTeX's text mode."""
+    """One line of LaTeX text."""
     return "".join(LATEX.get(character, character) for character in terminal(text))
 
 
 def cell(value: Any) -> Any:
-    """A cell of a CSV that no spreadsheet takes for a formula.
+    """A CSV cell that no spreadsheet interprets as a formula.
 
-    Text that begins with =, +, -, @, a tab or a carriage return, and is no number, has an apostrophe put before it; so
-    has text that begins with an apostrophe. So whoever takes one apostrophe off the front has the text again.
+    Text that begins with =, +, -, @, a tab or a carriage return and is no number, or with an apostrophe, is prefixed by
+    an apostrophe; removing one apostrophe restores it.
     """
     if not isinstance(value, str) or not value.startswith((*FORMULA, "'")):
         return value
@@ -60,7 +60,7 @@ def cell(value: Any) -> Any:
 
 
 class Formatter(logging.Formatter):
-    """Log lines of the terminal: what is put into a message, such as a file's name, is one line of it."""
+    """Log formatter for the terminal, which escapes the arguments of messages by `terminal`."""
 
     def format(self, record: logging.LogRecord) -> str:
         if isinstance(record.args, tuple):

@@ -1,4 +1,4 @@
-"""How this program was started, as somebody would type it again."""
+"""The command line by which this program was started."""
 
 import shlex
 import sys
@@ -8,7 +8,7 @@ __all__ = ["command", "program"]
 
 
 def program() -> str:
-    """The program without its arguments: `oodgen run`, or `python -m oodgen.run`."""
+    """The command without its arguments: `oodgen run`, or `python -m oodgen.run`."""
     if sys.argv[0].startswith(("oodgen ", "python -m oodgen ")):  # as `oodgen.__main__` writes it
         return sys.argv[0]
     module = getattr(sys.modules.get("__main__"), "__spec__", None)
@@ -16,5 +16,5 @@ def program() -> str:
 
 
 def command() -> str:
-    """The whole command, quoted for a shell."""
+    """The command with its arguments, quoted for a shell."""
     return " ".join([program(), *map(shlex.quote, sys.argv[1:])])

@@ -1,4 +1,4 @@
-"""The number that a sweeper of Hydra's minimises or maximises, read from what a run wrote. Imports no torch."""
+"""The objective of Hydra's sweepers, read from the files of a run. Imports no torch."""
 
 import csv
 import math
@@ -12,20 +12,20 @@ from oodgen.runs.labels import key_and_label, label
 
 __all__ = ["choose", "value"]
 
-PARTS = {"score": "score", "set": "out", "metric": "metric"}  # of the option -> its column in results.csv
-STATED = ("val/bound", "val/log_py")  # what a validation states of a model, in nats; larger is better
+PARTS = {"score": "score", "set": "out", "metric": "metric"}  # key of the option -> column of results.csv
+STATED = ("val/bound", "val/log_py")  # validation metrics in nats, larger = better
 
 
 def value(folder: Path, objective: Mapping[str, Any], checkpoint: str) -> float:
-    """The number named by `objective`; where it names none, minus the validation bound of the training.
+    """The number that `objective` selects; by default minus the validation bound of the training.
 
     Arguments:
         folder: A finished evaluation.
-        objective: The option: score, set and metric of one number of results.csv, each of them or None.
-        checkpoint: The option: of `best` the best validation counts, else the last one.
+        objective: The option: score, set and metric of one number of results.csv, each or None.
+        checkpoint: The option: for `best` the best validation bound is taken, else the last one.
 
     Raises:
-        UserError: there is no such number, or more than one.
+        UserError: there is no such number, or there are several.
     """
     if any(part is not None for part in objective.values()):
         return choose(results.read(folder / "results.csv"), objective)
@@ -44,10 +44,10 @@ def value(folder: Path, objective: Mapping[str, Any], checkpoint: str) -> float:
 
 
 def choose(rows: Iterable[results.Row], objective: Mapping[str, Any]) -> float:
-    """The one number that score, set and metric name together, on whole test sets where there are any.
+    """The number that score, set and metric select, with protocol "full" if there is one.
 
     Raises:
-        UserError: one of them is not there, or is not given and there are several.
+        UserError: one of them is not found, or is not given and ambiguous.
     """
     found = list(rows)
     for part, column in PARTS.items():
