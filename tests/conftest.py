@@ -36,15 +36,27 @@ class Ended(NamedTuple):
         return lines[0]
 
 
+def undrawn(figure: object, path: Path) -> Path:
+    """In place of `oodgen.plots.style.save`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("<svg/>")
+    return path
+
+
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path) -> Iterator[Callable[..., Ended]]:
-    """Runs `python -m oodgen.run ARGUMENTS` in this process, which spares the seconds of importing torch."""
-    from oodgen import run
+    """Runs `python -m oodgen.run ARGUMENTS` in this process, which spares the seconds of importing torch.
 
-    handler = signal.getsignal(signal.SIGTERM)
+    The page's figures are made, but drawn only if `draw`: that takes longer than all else of a small run.
+    """
+    from oodgen import run
+    from oodgen.plots import style
+
+    handler, save = signal.getsignal(signal.SIGTERM), style.save
     monkeypatch.setenv("OODGEN_PLUGINS", "")  # what a command admits stands there, and goes with the test
 
-    def call(*arguments: str, full_error: bool = False) -> Ended:
+    def call(*arguments: str, full_error: bool = False, draw: bool = False) -> Ended:
+        monkeypatch.setattr(style, "save", save if draw else undrawn)
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         if full_error:
             monkeypatch.setenv("HYDRA_FULL_ERROR", "1")

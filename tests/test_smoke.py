@@ -24,6 +24,8 @@ SMALLER = {
     ),
     "cifar10_glow_ensemble": ("method.size=2", "model.steps=2", "model.hidden=16"),
 }
+# one of each kind of model draws the figures of its page, and is asked for again
+DRAWN = ("cifar10_glow", "credit_fraud_vae", "fashion_mnist_llr_ada_lvae", "fashion_mnist_ns_generated", "mnist_vib")
 FIRST_BUILD = json.loads(Path(__file__).with_name("first_build.json").read_text())["fingerprints"]
 SWEEPS = sorted(path.stem for path in (config_dir() / "sweep").glob("*.yaml"))
 
@@ -128,7 +130,7 @@ def test_every_experiment_runs(command, tmp_path, monkeypatch, experiment):
         (tmp_path / missing).mkdir()
         Image.new("RGB", (40, 40)).save(tmp_path / missing / "one.png")
         arguments.append(f"{missing}={tmp_path / missing}")
-    first = command(*arguments)
+    first = command(*arguments, draw=experiment in DRAWN)
     assert first.code == 0, first.err
     folders = list((tmp_path / "runs" / "smoke" / "eval").glob("*/*"))
     assert folders
@@ -143,9 +145,10 @@ def test_every_experiment_runs(command, tmp_path, monkeypatch, experiment):
     assert {path.name for path in tmp_path.iterdir()} <= {"runs", *_misses(arguments[0])}, (
         "a run leaves nothing else behind"
     )
-    again = command(*arguments)
-    assert again.code == 0 and again.out.splitlines()[-1] == first.out.splitlines()[-1]
-    assert again.err.count("found finished") == len(folders)
+    if experiment in DRAWN:
+        again = command(*arguments)
+        assert again.code == 0 and again.out.splitlines()[-1] == first.out.splitlines()[-1]
+        assert again.err.count("found finished") == len(folders)
 
 
 def test_smoke_is_apart_from_the_real_thing(command, tmp_path):

@@ -60,16 +60,21 @@ def test_flat_pictures_have_no_texture():
     assert len(patches(picture, "train", 90, 0)) > 0
 
 
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Where the sets are prepared."""
+    return tmp_path_factory.mktemp("embedded")
+
+
 @pytest.mark.parametrize("make", [photos, digits, glyphs])
-def test_built_twice_alike(tmp_path, make):
-    dataset = make()
-    one, two = (load(dataset, "test", tmp_path / name) for name in ("a", "b"))
+def test_built_twice_alike(tmp_path, root, make):
+    one, two = (load(make(), "test", folder) for folder in (root, tmp_path))
     assert one.sha256 == two.sha256
     assert one.origin == "official test split" and len(one.x) == 1000
 
 
-def test_photos(tmp_path):
-    train, test = (load(photos(), split, tmp_path) for split in ("train", "test"))
+def test_photos(root):
+    train, test = (load(photos(), split, root) for split in ("train", "test"))
     assert len(train.x) == 8192
     assert train.x.std((1, 2, 3)).min() > 0.099 * 255 and test.x.std((1, 2, 3)).min() > 0.099 * 255
     # a model is fed slices of the array: they must be mixed, not one photograph after the other
@@ -77,10 +82,10 @@ def test_photos(tmp_path):
     assert abs(halves[0] - halves[1]) < 3
 
 
-def test_digits(tmp_path):
+def test_digits(root):
     from sklearn.datasets import load_digits
 
-    train, test = (load(digits(), split, tmp_path) for split in ("train", "test"))
+    train, test = (load(digits(), split, root) for split in ("train", "test"))
     bunch = load_digits()
     np.testing.assert_array_equal(np.concatenate([train.y, test.y]), bunch.target)
     border = np.ones((28, 28), bool)
@@ -93,8 +98,8 @@ def test_digits(tmp_path):
     assert ((test.x == 0) | (test.x == 255)).mean() > 0.85  # contrast is high
 
 
-def test_glyphs(tmp_path):
-    train, test = (load(glyphs(), split, tmp_path) for split in ("train", "test"))
+def test_glyphs(root):
+    train, test = (load(glyphs(), split, root) for split in ("train", "test"))
     images = {x.tobytes() for x in train.x} | {x.tobytes() for x in test.x}
     assert len(images) == len(train.x) + len(test.x)
     assert set(np.concatenate([train.y, test.y])) == set(range(62))

@@ -51,7 +51,7 @@ def test_regret_is_not_negative_and_batched_equals_one_by_one(x, kind):
     else:
         model = network(kind)
     weights = [value.clone() for value in model.parameters()]
-    probe = Regret(steps=60, lr=0.05, samples=4, samples_bound=64)
+    probe = Regret(steps=20, lr=0.05, samples=4, samples_bound=64)
     found = ask(probe, model, x)
     assert (found["regret"] > 0).all()
     torch.testing.assert_close(found["regret"], found["after"] - found["before"], rtol=1e-4, atol=1e-4)

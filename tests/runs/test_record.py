@@ -6,16 +6,19 @@ import subprocess
 import sys
 import threading
 import time
+from functools import cache
 
 import pytest
+import yaml
 from filelock import FileLock
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from oodgen.errors import Diverged, UserError
 from oodgen.runs import record
 from oodgen.runs.locations import config_dir
 
+GROUPS = ("logger", "model", "callbacks")
 PRINT = """
 import sys
 from hydra import compose, initialize_config_dir
@@ -28,34 +31,28 @@ print(record.fingerprint(config), record.evaluation_folder(config))
 """
 
 
-def _config(*overrides: str) -> dict:
+@cache
+def _composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        composed = compose("run", ["+experiment=quickstart", "runs=r", *overrides])
-        return OmegaConf.to_container(composed, resolve=True)
+        return compose("run", ["+experiment=quickstart", "runs=r", *overrides])
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "logger=wandb",
-        "data.root=elsewhere",
-        "runs=elsewhere",
-        "eval_seed=1",
-        "checkpoint=best",
-        "snapshots=[1]",
-        "data.limit=10",
-        "data.missing=skip",
-        "name=other",
-        "~data.out.digits",
-        "+dataset@data.out.mnist=mnist",
-        "~scores.llr_ada",
-        "+probe@probes.mode=bounds_mode",
-        "probes.bounds.samples=3",
-        "retrain=true",
-    ],
-)
-def test_the_training_is_the_same(override):
-    assert record.fingerprint(_config(override)) == record.fingerprint(_config())
+def _config(*overrides: str) -> dict:
+    """The resolved config; values are set in the config that was composed before, which takes a tenth of the time."""
+    values = [o for o in overrides if o[0] not in "+~" and "@" not in o and o.split("=")[0] not in GROUPS]
+    composed = copy.deepcopy(_composed(*(o for o in overrides if o not in values)))
+    for key, value in (o.split("=") for o in values):
+        OmegaConf.update(composed, key, yaml.safe_load(value))
+    return OmegaConf.to_container(composed, resolve=True)
+
+
+def test_the_training_is_the_same_however_it_is_asked():
+    overrides = (
+        "logger=wandb data.root=elsewhere runs=elsewhere eval_seed=1 checkpoint=best snapshots=[1] data.limit=10 "
+        "data.missing=skip name=other ~data.out.digits +dataset@data.out.mnist=mnist ~scores.llr_ada "
+        "+probe@probes.mode=bounds_mode probes.bounds.samples=3 retrain=true"
+    )
+    assert record.fingerprint(_config(*overrides.split())) == record.fingerprint(_config())
 
 
 @pytest.mark.parametrize(
@@ -82,11 +79,9 @@ def test_the_training_is_another(override):
     assert record.fingerprint(_config(override)) != record.fingerprint(_config())
 
 
-@pytest.mark.parametrize(
-    "override", ["runs=r", "logger=wandb", "retrain=true", "data.root=elsewhere", "objective.score=llr_1"]
-)
-def test_the_evaluation_is_the_same(override):
-    assert record.evaluation_folder(_config(override)) == record.evaluation_folder(_config())
+def test_the_evaluation_is_the_same():
+    changed = _config("logger=wandb", "retrain=true", "data.root=elsewhere", "objective.score=llr_1")
+    assert record.evaluation_folder(changed) == record.evaluation_folder(_config())
 
 
 @pytest.mark.parametrize(
