@@ -78,10 +78,10 @@ STEP = "oodgen.methods.likelihood:MaximumLikelihood.training_step"
 GRADIENT = "oodgen.methods.likelihood:MaximumLikelihood.on_before_optimizer_step"
 VALIDATION = "oodgen.methods.likelihood:MaximumLikelihood.validation_step"
 RENAME = "pathlib:Path.replace"
-ROW = "oodgen.training.curves:Curves.log_metrics"
+ROW = "oodgen.training.curves:CurvesLogger.log_metrics"
 SAVED = "oodgen.training.callback:Checkpoints.on_train_batch_end"
 EPOCH = "oodgen.training.callback:Checkpoints.on_train_epoch_end"
-ASK = "oodgen.evaluation.evaluate:collect"
+ASK = "oodgen.evaluation.evaluate:collect_evidence"
 PAGE = "oodgen.report.page:write"
 PLAIN, EMA = [], ["callbacks=ema"]
 FINISHED = ("plain", "after a row, between file and name, in evaluation", "by SIGTERM")

@@ -16,7 +16,7 @@ from oodgen.runs.locations import config_dir
 from oodgen.training import assembly
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
-GROUPS = {"dataset": "data.inlier", "probe": "probes.bounds", "score": "scores"}
+GROUPS = {"score": "scores"}
 # five trainings each, one after the other: as many parts and as large as it takes to see that they run
 SMALLER = {
     **dict.fromkeys(
@@ -67,10 +67,16 @@ def _thin(experiment: str) -> list[str]:
 
 
 def _options() -> list[str]:
-    """Every file of conf/ as the overrides that choose it."""
-    found = []
+    """Every file of conf/ as the overrides that choose it; all sets in one command, and all probes."""
+    names = {
+        group: sorted(path.stem for path in (config_dir() / group).glob("*.yaml")) for group in ("dataset", "probe")
+    }
+    found = [" ".join(f"+dataset@data.out.{name}_={name}" for name in names["dataset"])]
+    found += [" ".join(f"+probe@probes.{name}_={name}" for name in names["probe"])]
     for path in sorted(config_dir().rglob("*.yaml")):
         group = path.parent.relative_to(config_dir()).as_posix()
+        if group in names:
+            continue
         if group in ("likelihood", "prior"):
             found.append(f"model=vae_grey {group}@model.{group}={path.stem}")
         elif group not in (".", "experiment", "sweep", "scale"):
