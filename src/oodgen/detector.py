@@ -257,10 +257,10 @@ def _training_folder(folder: Path) -> Path:
 
 
 def config_of(run: Path) -> dict[str, Any]:
-    """A run's config, as plain data, checked: a directory from elsewhere must not run code of its choice.
+    """A run's config as plain data, validated by `schema.check`, since the directory may be untrusted.
 
     Raises:
-        UserError: it cannot be read, is not that of a run, or says what no config may say.
+        UserError: it cannot be read, is not the config of a run, or is invalid.
     """
     path = run / "config.yaml"
     try:

@@ -138,7 +138,7 @@ def _job(config: DictConfig) -> float | None:
 
 
 def _objective(config: DictConfig, hydra_config: HydraConf) -> float | None:
-    """What a sweeper is told of a finished cell; None where there is no such number and nobody asks for it."""
+    """The objective of a finished run; None if there is no such number and no sweeper uses it."""
     try:
         return objective.value(Path(hydra_config.runtime.output_dir), config.objective, config.checkpoint)
     except UserError:
@@ -202,8 +202,8 @@ def main() -> None:
     if "+scale" in groups and "+experiment" in groups[groups.index("+scale") :]:
         # Hydra lets the later one win: the experiment would silently override the scale
         _stop("+scale changes what an experiment says, so it comes after +experiment; give them in that order", 2)
-    asked = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
-    os.environ[TRACEBACK] = "1" if asked else ""
+    with_traceback = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
+    os.environ[TRACEBACK] = "1" if with_traceback else ""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints a shortened traceback and exits with 1
     signal.signal(signal.SIGTERM, _terminated)
     with TemporaryDirectory(prefix="oodgen-") as folder:
@@ -221,7 +221,7 @@ def main() -> None:
                 _stop("stopped by SIGTERM; the same command continues", error.code)
             raise
         except Exception as error:
-            if asked:
+            if with_traceback:
                 raise
             _stop(messages.one_line(error, given), 2)
         cells = [Cell(*json.loads(path.read_text())) for path in sorted(Path(folder).iterdir())]
@@ -230,8 +230,8 @@ def main() -> None:
         _stop(str(failed[0].why), 2)
     if failed:
         common = set(cells[0].overrides).intersection(*(cell.overrides for cell in cells))
-        told = [[option for option in cell.overrides if option not in common] or cell.overrides for cell in failed]
-        _stop(f"{len(failed)} of {len(cells)} cells failed: {'; '.join(map(' '.join, told))}", 2)
+        differing = [[option for option in cell.overrides if option not in common] or cell.overrides for cell in failed]
+        _stop(f"{len(failed)} of {len(cells)} cells failed: {'; '.join(map(' '.join, differing))}", 2)
 
 
 def _terminated(*_: Any) -> NoReturn:

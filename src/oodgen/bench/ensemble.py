@@ -34,9 +34,9 @@ class JointStep:
     def __call__(self, batches: Sequence[Batch]) -> None:
         with self.bench.device.autocast():
             gradients = self.step(batches).gradients
-        for member, own in zip(self.method.methods, gradients, strict=True):
+        for member, member_gradients in zip(self.method.methods, gradients, strict=True):
             learnt = (p for p in member.model.parameters() if p.requires_grad)
-            for parameter, gradient in zip(learnt, own, strict=True):
+            for parameter, gradient in zip(learnt, member_gradients, strict=True):
                 parameter.grad = gradient
         self.optimizer.step()
 

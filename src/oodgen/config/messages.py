@@ -25,8 +25,8 @@ def one_line(error: BaseException, arguments: Sequence[str] = ()) -> str:
         error: Any exception.
         arguments: The command's arguments, for suggestions.
     """
-    if (said := str(error)).startswith(RESOLVED):
-        return said.removeprefix(RESOLVED).splitlines()[0]
+    if (text := str(error)).startswith(RESOLVED):
+        return text.removeprefix(RESOLVED).splitlines()[0]
     if isinstance(error, OSError) and error.filename:
         return (
             f"cannot write {error.filename}: {error.strerror}; free some space or choose another folder with runs=DIR"

@@ -372,8 +372,8 @@ def _call_arguments(thing: Thing, kinds: Sequence[Any]) -> int:
     """The number of arguments that a function with `_partial_` receives when it is called."""
     if not isinstance(thing, Function):
         return 0
-    asked = next((typing.get_args(kind)[0] for kind in kinds if typing.get_origin(kind) is Callable), ...)
-    return 0 if asked is ... else len(asked)
+    argument_types = next((typing.get_args(kind)[0] for kind in kinds if typing.get_origin(kind) is Callable), ...)
+    return 0 if argument_types is ... else len(argument_types)
 
 
 def _resolve(target: str, kinds: Sequence[Any]) -> Thing | None:
@@ -413,15 +413,15 @@ def _fits_any(thing: Thing, kinds: Sequence[Any], called: bool) -> bool | None:
 def _fits(thing: Thing, kind: Any, called: bool) -> bool | None:
     if typing.get_origin(kind) is not Callable:
         return False if called else _is_kind(thing, kind)
-    asked, result = typing.get_args(kind)
+    argument_types, result = typing.get_args(kind)
     if called:
-        if isinstance(thing, Function) and asked is not ...:
-            known = list((signatures.arguments(thing) or {}).values())[: len(asked)]
-            if len(known) < len(asked):
+        if isinstance(thing, Function) and argument_types is not ...:
+            known = list((signatures.arguments(thing) or {}).values())[: len(argument_types)]
+            if len(known) < len(argument_types):
                 return False
-            told = [one.hint for one in known]
-            if told != asked:
-                return None if UNKNOWN in told and not _is_ours(thing) else False
+            given_types = [one.hint for one in known]
+            if given_types != argument_types:
+                return None if UNKNOWN in given_types and not _is_ours(thing) else False
         return _is_kind(thing, result)
     if isinstance(thing, (Other, Function)):
         return False

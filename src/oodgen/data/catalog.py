@@ -180,7 +180,7 @@ def _prepare(dataset: Dataset, split: str, root: Path) -> Path:
             if y is not None:
                 _save(labels, y)
             _save(path, x)
-            _write_record(dataset, path, sha256(path), _origin(dataset, split, len(x), own=False))
+            _write_record(dataset, path, sha256(path), _origin(dataset, split, len(x), user_file=False))
         except BaseException:
             for file in (path, labels, record):
                 file.unlink(missing_ok=True)
@@ -212,7 +212,7 @@ def _open(dataset: Dataset, split: str, folder: Path, full: bool = False) -> Spl
     else:
         if x.dtype.kind == "f" and not all(np.isfinite(x[i : i + 65536]).all() for i in range(0, len(x), 65536)):
             raise UserError(f"{path} holds NaN or infinite numbers; remove those rows")
-        digest, origin = sha256(path), _origin(dataset, split, len(x), own=True)
+        digest, origin = sha256(path), _origin(dataset, split, len(x), user_file=True)
     # the record only saves hashing: data in a read-only folder can be used without
     with suppress(UserError):
         _write_record(dataset, path, digest, origin)
@@ -240,15 +240,15 @@ def _check(dataset: Dataset, path: Path, x: np.ndarray, y: np.ndarray | None) ->
         raise UserError(f"{path.with_name(path.stem + '_labels.npy')} has shape {y.shape} for {len(x):,} examples")
 
 
-def _origin(dataset: Dataset, split: str, count: int, own: bool) -> str:
+def _origin(dataset: Dataset, split: str, count: int, user_file: bool) -> str:
     base = split.removesuffix("_sample")
     official = dataset.sizes.get(base)
     if official == count and split == base:
         return f"official {base} split"
     of = f"the official {base} split" + (f" of {official:,}" if official else "")
-    if split != base or (official and not own):
+    if split != base or (official and not user_file):
         return f"sample of {count:,}, not {of}"
-    if own:
+    if user_file:
         return f"user's own file of {count:,}" + (f", not {of}" if official else "")
     return f"user's own {split} part of {count:,}"
 

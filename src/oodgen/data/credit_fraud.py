@@ -36,7 +36,7 @@ def table(root: Path) -> tuple[np.ndarray, np.ndarray]:
         root: The data root; fields may be quoted or not.
 
     Raises:
-        FileNotFoundError: the file is not there.
+        FileNotFoundError: the file is missing.
         UserError: it is damaged, or another table; names the line and column.
     """
     require(root, FILE)

@@ -25,7 +25,7 @@ def _suffixes() -> frozenset[str]:
 
 
 def images(home: Path) -> list[Path]:
-    """Every file under a folder that is named like an image, hidden ones apart, in the order of their names.
+    """All files under a folder with an image suffix, except hidden ones, sorted.
 
     Raises:
         UserError: there is no such folder, or no image in it.
@@ -44,13 +44,14 @@ def _is_test(name: str) -> bool:
 
 
 def folder(root: str | Path, shape: Sequence[Count] = (3, 32, 32)) -> Dataset:
-    """A folder of images, each cropped to the shape's aspect and resized; about a fifth, by hash of the name, is test.
+    """A folder of images, each cropped to the shape's aspect and resized; about a fifth, by a hash of the name, is the
+    test split.
 
-    An image stays in its split when others come or go. The splits are "train", "test" and "all". The set's name ends in
-    a digest of the files' names, sizes and times, so that a changed folder is decoded anew.
+    An image's split does not depend on the other images. The splits are "train", "test" and "all". The set's name ends
+    with a digest of the files' names, sizes and times, so that a changed folder is decoded again.
 
     Arguments:
-        root: The folder; images in folders below it count too.
+        root: The folder, including its subfolders.
         shape: (C, H, W) of the arrays made from the images; C = 1 makes them grey, C = 3 colour.
 
     Raises:

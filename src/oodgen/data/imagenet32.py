@@ -38,7 +38,7 @@ def decode(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """One pickled batch: uint8 (N, 3, 32, 32), stored as planes of red, green, blue, and labels 1 to 1000.
 
     Raises:
-        UserError: it is damaged, or holds more than arrays.
+        UserError: it is damaged, or contains other objects than arrays.
     """
     try:
         with path.open("rb") as file:

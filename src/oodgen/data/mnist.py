@@ -41,7 +41,7 @@ def decode(root: Path, name: str) -> np.ndarray:
         name: The file under it, without .gz; the plain file is taken if both are there.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: the file is missing.
         UserError: it is damaged, or not the published file.
     """
     require(root, name)

@@ -34,11 +34,11 @@ TYPES: dict[int, np.dtype] = {0x1E3D4C55: np.dtype(np.uint8), 0x1E3D4C54: np.dty
 def decode(root: Path, name: str) -> np.ndarray:
     """A matrix file of NORB as an array.
 
-    The file holds little-endian 32-bit integers: a magic number that tells the type, the number of dimensions, the
+    The file holds little-endian 32-bit integers: a magic number for the type, the number of dimensions, the
     dimensions (at least three are written, the surplus ones mean nothing); then the values in row-major order.
 
     Raises:
-        FileNotFoundError: it is not there, plain or gzipped.
+        FileNotFoundError: the file is missing, plain or gzipped.
         UserError: it is damaged, or not the published file.
     """
     require(root, name)

@@ -38,11 +38,11 @@ class Prior(nn.Module, ABC):
         """A central code (mean, or image of the base's mean), expanded to `shape` = (S, B, d)."""
 
 
-def require_closed_form_kl(prior: Prior, who: str) -> None:
-    """Raise UserError, naming `who`, unless the KL from a Gaussian to the prior has a closed form."""
+def require_closed_form_kl(prior: Prior, prior_user: str) -> None:
+    """Raise UserError, naming `prior_user`, unless the KL from a Gaussian to the prior has a closed form."""
     if not isinstance(prior(), Normal):
         raise UserError(
-            f"{who} needs a KL in closed form, which a {type(prior).__name__} prior has not; "
+            f"{prior_user} needs a KL in closed form, which a {type(prior).__name__} prior has not; "
             "choose prior@model.prior=standard"
         )
 

@@ -214,9 +214,9 @@ class VAE(OneLayerVAE):
         down = list(reversed(channels)) if decoder is None else list(decoder)
         up = list(strides if decoder_strides is None else reversed(decoder_strides))  # the image's first
         if not len(channels) == len(strides) > 0 or not len(down) == len(up) > 0:
-            own = "" if decoder_strides is None else f" decoder_strides={list(decoder_strides)}"
+            given = "" if decoder_strides is None else f" decoder_strides={list(decoder_strides)}"
             raise UserError(
-                f"model: channels={list(channels)}, strides={list(strides)} and decoder={down}{own} must be equally "
+                f"model: channels={list(channels)}, strides={list(strides)} and decoder={down}{given} must be equally "
                 "many"
             )
         if min(latent, kernel, 1 if hidden is None else hidden, *channels, *strides, *down, *up) < 1:

@@ -91,9 +91,9 @@ def likelihood_ratios(done: Mapping[str, TrainedVAE]) -> dict[str, dict[str, flo
     """
     found: dict[str, dict[str, float]] = {}
     for name, trained in done.items():
-        own = float(trained.held.mean())
+        base = float(trained.held.mean())
         tests = {row.out: row.value for row in trained.rows if (row.score, row.metric) == ("l>0", "nats")}
-        found[name] = {out: mean / own if max(mean, own) < 0 else math.nan for out, mean in tests.items()}
+        found[name] = {out: mean / base if max(mean, base) < 0 else math.nan for out, mean in tests.items()}
     return found
 
 

@@ -69,8 +69,8 @@ def plan_run(name: str, sets: Sequence[str], seed: int, extra: Sequence[str] = (
     shipped, wanted = _shipped(), set(sets) - {name}
     out = [f"~data.out.{other}" for other in sorted(shipped - wanted)]
     out += [f"+dataset@data.out.{other}={other}" for other in sets if other in wanted - shipped]
-    who = [f"+experiment={EXPERIMENT}", f"name=bpvae_simple_set_{name}", f"seed={seed}"]
-    overrides = [*who, f"dataset@data.inlier={name}", *out, *extra]
+    identity = [f"+experiment={EXPERIMENT}", f"name=bpvae_simple_set_{name}", f"seed={seed}"]
+    overrides = [*identity, f"dataset@data.inlier={name}", *out, *extra]
     config = _compose(overrides)
     return PlannedRun(name, overrides, Path(record.evaluation_folder(config)), config)
 

@@ -36,7 +36,7 @@ class Members:
 
     @property
     def gradients(self) -> bool:
-        """As `oodgen.probes.probe.Probe` says."""
+        """See `oodgen.probes.probe.Probe`."""
         return getattr(self.probe, "gradients", False)
 
     @property

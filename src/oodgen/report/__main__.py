@@ -1,4 +1,5 @@
-r"""`python -m oodgen.report runs/`: every finished run, over seeds, beside the papers' numbers, and their tables whole.
+r"""`python -m oodgen.report runs/`: tables of all finished runs, over seeds, with the papers' numbers, and the papers'
+complete tables.
 
 Markdown goes to the terminal; report.md, report.html, report.tex, results.csv (rows), summary.csv (means) and a figure
 for each study to --out. The files contain no paths of the machine, so that they can be published.
@@ -182,8 +183,8 @@ def _links(group: Experiment, root: Path, out: Path) -> list[tuple[str, str]]:
 
 
 def _markdown(section: Section) -> list[str]:
-    said = escape.markdown(f"{section.meta}. {' '.join(section.verdict)}")
-    text = [f"## {escape.markdown(section.name)}", "", said, ""]
+    summary = escape.markdown(f"{section.meta}. {' '.join(section.verdict)}")
+    text = [f"## {escape.markdown(section.name)}", "", summary, ""]
     text += [*(f"- {escape.markdown(line)}" for line in section.warnings), *([""] if section.warnings else [])]
     text += [f"AUROC, {escape.markdown(section.extent)}:", "", render.markdown(section.main)]
     if section.picture is not None:

@@ -254,8 +254,8 @@ def experiments(runs: Sequence[Run]) -> list[Experiment]:
 def _differing(runs: Sequence[Run]) -> list[str]:
     """The options in which runs differ; those of the machine only if runs differ in nothing else."""
     keys = _options(runs, (*INCIDENTAL, *MACHINE))
-    told = {(run.record["seed"], *(run.config.get(key, UNSET) for key in keys)) for run in runs}
-    return keys if len(told) == len(runs) else _options(runs, INCIDENTAL)
+    distinct = {(run.record["seed"], *(run.config.get(key, UNSET) for key in keys)) for run in runs}
+    return keys if len(distinct) == len(runs) else _options(runs, INCIDENTAL)
 
 
 def _options(runs: Sequence[Run], incidental: Sequence[str]) -> list[str]:
@@ -289,9 +289,9 @@ def _variants(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, list[Run]]:
     named: dict[str, list[Run]] = {}
     for words, several in alike.items():
         # runs without a config differ in no option
-        told = _differing([run for run in chain(*several.values()) if run.config]) if words is not None else keys
+        distinct = _differing([run for run in chain(*several.values()) if run.config]) if words is not None else keys
         for run in chain(*several.values()):
-            label = _label(run, told if len(several) > 1 or words is None else ())
+            label = _label(run, distinct if len(several) > 1 or words is None else ())
             named.setdefault(", ".join(dict.fromkeys((*(words or ()), *label))), []).append(run)
     found: dict[str, list[Run]] = {}
     for name, members in named.items():

@@ -95,21 +95,21 @@ def our_results(found: Sequence[Experiment]) -> list[OurResult]:
             cells = aggregate(row for run in finished for row in run.rows)
             counts = (len(finished), len(runs) - len(finished))
             words = (_epochs(finished), _images(first.config), describe_samples(first.config))
-            who = (first.record["experiment"], label, *facts)
-            made.append((OurResult(*who, cells, *counts, *words, warnings(finished)), apart))
-    often = Counter(_line(answer) for answer, _ in made)
+            identity = (first.record["experiment"], label, *facts)
+            made.append((OurResult(*identity, cells, *counts, *words, warnings(finished)), apart))
+    often = Counter(_line(result) for result, _ in made)
     # lines that are equal so far differ in other options, e.g. of two versions of an experiment
     return [
-        answer._replace(label=", ".join(filter(None, (answer.label, apart))))
-        if often[_line(answer)] > 1 and apart not in answer.label
-        else answer
-        for answer, apart in made
+        result._replace(label=", ".join(filter(None, (result.label, apart))))
+        if often[_line(result)] > 1 and apart not in result.label
+        else result
+        for result, apart in made
     ]
 
 
-def _line(answer: OurResult) -> tuple[str, ...]:
+def _line(result: OurResult) -> tuple[str, ...]:
     """The text by which a line identifies a setting."""
-    return answer.name, answer.method, answer.inlier, answer.label, answer.epochs
+    return result.name, result.method, result.inlier, result.label, result.epochs
 
 
 def _images(config: Mapping[str, str]) -> str:
@@ -125,43 +125,43 @@ def _epochs(runs: Sequence[Run]) -> str:
 
 def comparison(printout: PrintedTable, given: Sequence[OurResult]) -> Comparison | None:
     """A printed table with our numbers; None if no run matches any of its numbers."""
-    asked: dict[_Key, dict[str, list[PrintedNumber]]] = {}
+    printed: dict[_Key, dict[str, list[PrintedNumber]]] = {}
     for item in printout.items:
         averaged = item.metric == "mean"
         key = _Key(item.quoted, item.method, item.inlier, item.out, "" if averaged else item.score)
-        asked.setdefault(key, {}).setdefault(item.score if averaged else item.metric, []).append(item)
-    metrics = list(dict.fromkeys(metric for row in asked.values() for metric in row))
+        printed.setdefault(key, {}).setdefault(item.score if averaged else item.metric, []).append(item)
+    metrics = list(dict.fromkeys(metric for row in printed.values() for metric in row))
     ours = {metric: [metric] for metric in metrics}
     low = any(item.metric == "auprc" and item.value < FLOOR for item in printout.items)
     if low or printout.either:
         ours["auprc"].append("auprc_in")
     lines: list[Line] = []
     used: dict[str, OurResult] = {}
-    for key, row in sorted(asked.items(), key=lambda pair: pair[0].quoted):
+    for key, row in sorted(printed.items(), key=lambda pair: pair[0].quoted):
         found = [
             a for a in given if a.paper in (printout.paper, "") and (a.method, a.inlier) == (key.method, key.inlier)
         ]
         found = [] if key.quoted else sorted(found, key=lambda a: (a.name, natural_order(a.label)))
-        several_names = len({answer.name for answer in found}) > 1
+        several_names = len({result.name for result in found}) > 1
         nobody: list[OurResult | None] = [None]
-        for answer in found or nobody:
-            setting = "" if answer is None else answer.label
-            if answer is not None and several_names:
-                setting = f"{answer.name}, {setting}" if setting else answer.name
-            if answer is not None:
-                used[", ".join(filter(None, (_short(key.method), f"trained on {key.inlier}", setting)))] = answer
-            for score in _variants(key.score, answer):
+        for result in found or nobody:
+            setting = "" if result is None else result.label
+            if result is not None and several_names:
+                setting = f"{result.name}, {setting}" if setting else result.name
+            if result is not None:
+                used[", ".join(filter(None, (_short(key.method), f"trained on {key.inlier}", setting)))] = result
+            for score in _variants(key.score, result):
                 words = (Entry(_short(key.method), hint=key.method), *map(Entry, (key.inlier, key.out)))
                 words = (*words, Entry(score, describe_score(score)), Entry(setting))
-                numbers = _numbers(row, ours, answer, key._replace(score=score), whole=low)
+                numbers = _numbers(row, ours, result, key._replace(score=score), whole=low)
                 lines.append(Line("quoted" if key.quoted else "score", (*words, *numbers)))
     if not used:
         return None
     head = ["method", "in", "out", "score", "setting"]
     for metric in metrics:
         head += [f"{heading(metric)} paper", *(f"{heading(name)} ours" for name in ours[metric])]
-    inliers = list(dict.fromkeys(key.inlier for key in asked))
-    images = {answer.images for answer in used.values()}
+    inliers = list(dict.fromkeys(key.inlier for key in printed))
+    images = {result.images for result in used.values()}
     of = ", ".join(filter(None, (inliers[0], *(images if len(images) == 1 else ()))))
     before = f"Trained on {of}." if len(inliers) == 1 else ""
     # drop text columns that are empty or constant
@@ -172,8 +172,8 @@ def comparison(printout: PrintedTable, given: Sequence[OurResult]) -> Comparison
         tuple(Line(line.kind, tuple(line.entries[i] for i in keep)) for line in lines),
         labels=5 - len(idle),
     )
-    warned = [f"{who}: {sentence}" for who, answer in used.items() for sentence in answer.warnings]
-    ran = f"Ours: {', '.join(dict.fromkeys(answer.name for answer in used.values()))}."
+    warned = [f"{identity}: {sentence}" for identity, result in used.items() for sentence in result.warnings]
+    ran = f"Ours: {', '.join(dict.fromkeys(result.name for result in used.values()))}."
     after = [*warned, ran, *_sampled(printout, list(used.values())), *_after(printout, low)]
     return Comparison(f"{printout.paper}, {printout.id}", printout.caption, before, table, after)
 
@@ -182,21 +182,21 @@ def _sampled(printout: PrintedTable, used: Sequence[OurResult]) -> list[str]:
     """A note on the sample counts in a table and those of our runs."""
     if not any(item.samples and not item.quoted for item in printout.items):
         return []
-    ours = " or ".join(dict.fromkeys(answer.sampling for answer in used if answer.sampling))
+    ours = " or ".join(dict.fromkeys(result.sampling for result in used if result.sampling))
     return [f"S: the paper's importance samples{f'; ours took {ours}' if ours else ''}."]
 
 
-def _variants(score: str, answer: OurResult | None) -> list[str]:
+def _variants(score: str, result: OurResult | None) -> list[str]:
     """A score and, if measured, its variant with the importance-weighted bound, which papers do not distinguish."""
     weighted = f"{score} iw"
-    measured = answer is not None and any(cell.score == weighted for cell in answer.cells)
+    measured = result is not None and any(cell.score == weighted for cell in result.cells)
     return [score, weighted] if measured else [score]
 
 
 def _numbers(
     row: Mapping[str, list[PrintedNumber]],
     ours: Mapping[str, list[str]],
-    answer: OurResult | None,
+    result: OurResult | None,
     key: _Key,
     whole: bool,
 ) -> list[Entry]:
@@ -206,14 +206,14 @@ def _numbers(
     """
     found: dict[tuple[str, str], Cell] = {}
     for protocol in ("full", "balanced"):
-        for cell in answer.cells if answer else ():
+        for cell in result.cells if result else ():
             if (cell.out, cell.protocol) == (key.out, protocol) and not (
                 whole and cell.metric == "auprc_in" and protocol == "balanced"
             ):
                 found[cell.metric, cell.score] = cell
     absent = "quoted" if key.quoted else "not run"
-    if answer is not None:
-        absent = "not measured" if answer.seeds else "diverged"
+    if result is not None:
+        absent = "not measured" if result.seeds else "diverged"
     entries = []
     for metric, names in ours.items():
         shown = join_entries(map(as_entry, row.get(metric, ())))
@@ -221,14 +221,14 @@ def _numbers(
         for name in names:
             mine = found.get((name, key.score) if key.score else ("mean", name))
             there = Entry(absent) if mine is None else cell_entry(mine)._replace(small="")
-            asked = metric in row and (name == metric or not key.quoted)
-            entries.append(there if asked else Entry(""))
-    if answer is None:
+            printed = metric in row and (name == metric or not key.quoted)
+            entries.append(there if printed else Entry(""))
+    if result is None:
         return [*entries, Entry(""), Entry("")]
-    total = answer.seeds + answer.diverged
-    seeds = f"{answer.seeds} ({answer.diverged} of {total} diverged)" if answer.diverged else str(answer.seeds)
+    total = result.seeds + result.diverged
+    seeds = f"{result.seeds} ({result.diverged} of {total} diverged)" if result.diverged else str(result.seeds)
     theirs = next((item.epochs for items in row.values() for item in items if item.epochs), "")
-    epochs = f"{answer.epochs} of {theirs}" if answer.epochs and theirs else answer.epochs
+    epochs = f"{result.epochs} of {theirs}" if result.epochs and theirs else result.epochs
     return [*entries, Entry(seeds), Entry(epochs)]
 
 

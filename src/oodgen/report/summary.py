@@ -70,8 +70,8 @@ def verdict(cells: Sequence[Cell], against: Sequence[str] = ()) -> list[str]:
     plain, inlier = honest.get("l>0", {}), cells[0].inlier
     rest = [score for score in honest if score != name]
     best = max(rest, key=lambda s: _mean(honest[s].values()), default="")
-    own = name == "l>0" and bool(against)
-    sentences = [_own(ours, inlier, against) if own else _headline(plain, name, ours, inlier)]
+    trained_against_sets = name == "l>0" and bool(against)
+    sentences = [_own(ours, inlier, against) if trained_against_sets else _headline(plain, name, ours, inlier)]
     if not fixed and rest:
         sentences.append(f"{name} is named because it is the best of {len(honest)} scores here, known only afterwards.")
     if name == "l>0" and rest:

@@ -1,4 +1,4 @@
-r"""Scores of an ensemble: algebra over what a score of a single model says of each member.
+r"""Scores of an ensemble: functions of the scores of the single members.
 
 With $s_i(x)$ the score of member i, for instance $-\log p_{\theta_i}(x)$, the KL ("rate") or minus a critic's value:
 
