@@ -156,8 +156,7 @@ def _summary(counts: dict[str, int], detector: "Detector", false_alarm: float) -
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; return the exit code, 2 if a file could not be read or an error occurred."""
     parser = argparse.ArgumentParser(
-        program(),
-        description="Score image files with a trained run: is each of them like its training images?",
+        program(), description="Score image files with a trained run: is each of them like its training images?"
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="an evaluation's directory, runs/eval/<name>/<hash>")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGES", help="image files, or folders of them")

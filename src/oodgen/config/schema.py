@@ -46,7 +46,7 @@ SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str:
 FLAGS = ("_partial_", "_fresh_")
 TARGET = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)  # no private names
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    **{">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt, "!=": operator.ne},
+    **{">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt, "!=": operator.ne}
 }
 BOUNDS = {">=": "at least", ">": "larger than", "<=": "at most", "<": "below", "!=": "other than"}
 

@@ -8,10 +8,7 @@ from oodgen.data.images import from_torchvision, open_torchvision
 __all__ = ["gtsrb"]
 
 SHAPE = (3, 32, 32)
-RAW = {
-    "train": ("gtsrb/GTSRB/Training",),
-    "test": ("gtsrb/GTSRB/Final_Test/Images", "gtsrb/GT-final_test.csv"),
-}
+RAW = {"train": ("gtsrb/GTSRB/Training",), "test": ("gtsrb/GTSRB/Final_Test/Images", "gtsrb/GT-final_test.csv")}
 
 
 def _read(root: Path, split: str) -> Read:

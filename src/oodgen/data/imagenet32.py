@@ -12,10 +12,7 @@ from oodgen.errors import UserError
 __all__ = ["decode", "imagenet32"]
 
 SHAPE = (3, 32, 32)
-RAW = {
-    "train": tuple(f"imagenet32/train_data_batch_{i}" for i in range(1, 11)),
-    "test": ("imagenet32/val_data",),
-}
+RAW = {"train": tuple(f"imagenet32/train_data_batch_{i}" for i in range(1, 11)), "test": ("imagenet32/val_data",)}
 ALLOWED = {
     *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     ("numpy", "ndarray"),

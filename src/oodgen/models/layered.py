@@ -108,12 +108,7 @@ class HierarchicalVAE(LatentVariableModel):
     """
 
     def __init__(
-        self,
-        shape: Sequence[int],
-        layers: Layers,
-        likelihood: Likelihood,
-        stride_first: bool,
-        scale: Scale,
+        self, shape: Sequence[int], layers: Layers, likelihood: Likelihood, stride_first: bool, scale: Scale
     ) -> None:
         super().__init__(shape, likelihood)
         self.specs = [LayerSpec(**layer) for layer in layers]  # type: ignore[arg-type]
@@ -236,10 +231,7 @@ class HierarchicalVAE(LatentVariableModel):
 
     def _map_shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the image and of each layer's feature map."""
-        return [
-            self.shape,
-            *((s.channels, *size) for s, size in zip(self.specs, self.sizes[1:], strict=True)),
-        ]
+        return [self.shape, *((s.channels, *size) for s, size in zip(self.specs, self.sizes[1:], strict=True))]
 
 
 class ChainVAE(HierarchicalVAE):

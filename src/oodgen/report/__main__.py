@@ -201,8 +201,7 @@ def _describe_unfinished(run: grouping.Unfinished, root: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog=program(),
-        description="Tables of all finished runs, over seeds, beside the papers' numbers.",
+        prog=program(), description="Tables of all finished runs, over seeds, beside the papers' numbers."
     )
     parser.add_argument("runs", type=Path, help="the folder that runs were written to")
     parser.add_argument(

@@ -31,14 +31,7 @@ def member_config(config: Mapping[str, Any], member: int) -> dict[str, Any]:
     data = {key: value for key, value in config["data"].items() if key not in ("members", "mutation")} | {"seed": seed}
     if rate := _mutation_rates(config)[member - 1]:
         data["mutation"] = rate
-    none: dict[str, Any] = {
-        "probes": {},
-        "scores": {},
-        "controls": {},
-        "means": {},
-        "oracle": {},
-        "logger": {},
-    }
+    none: dict[str, Any] = {"probes": {}, "scores": {}, "controls": {}, "means": {}, "oracle": {}, "logger": {}}
     return {**config, **none, "method": method, "data": data, "seed": seed}
 
 
