@@ -19,10 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
-from yaml import YAMLError
 
 from oodgen.config import schema
 from oodgen.config.instantiate import build, build_model
@@ -34,6 +31,7 @@ from oodgen.evaluation.calibration import Conversion
 from oodgen.noise import ExampleNoise
 from oodgen.probes.probe import Evidence, Probe, probe_grad_mode
 from oodgen.runs import locations, record
+from oodgen.runs.documents import load_yaml
 from oodgen.runs.labels import key_and_label, label
 from oodgen.training.checkpoints import find_checkpoint, load_weights
 from oodgen.training.device import Device
@@ -264,9 +262,9 @@ def config_of(run: Path) -> dict[str, Any]:
     """
     path = run / "config.yaml"
     try:
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; evaluate this run again") from error
+        config = load_yaml(path)
+    except UserError as error:
+        raise UserError(f"{error}; evaluate this run again") from error
     if not isinstance(config, dict) or not {"method", "probes", "scores", "device", "checkpoint", "eval_seed"} <= set(
         config
     ):

@@ -114,7 +114,7 @@ def read(folder: Path) -> Calibration:
                 _, probe, item = name.split("/")
                 fitted.setdefault(probe, {})[item] = value
         return Calibration(validation, calibration, conversion, about["inlier"], about["weights"], fitted)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); {again}") from error
 
 

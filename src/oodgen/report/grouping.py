@@ -7,12 +7,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from oodgen.errors import UserError
 from oodgen.report import tables
 from oodgen.report.overrides import requested_overrides
 from oodgen.runs import locations, record, results
+from oodgen.runs.documents import load_yaml
 
 __all__ = [
     "Experiment",
@@ -151,12 +150,7 @@ def read_config(folder: Path) -> dict[str, str]:
         UserError: it cannot be read.
     """
     path = folder / "config.yaml"
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        config = yaml.load(path.read_text(encoding="utf-8"), loader) if path.exists() else {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    return dict(_flat(config or {}))
+    return dict(_flat((load_yaml(path) if path.exists() else None) or {}))
 
 
 def _flat(config: Any, prefix: str = "") -> list[tuple[str, str]]:

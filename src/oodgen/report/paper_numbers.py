@@ -20,8 +20,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from oodgen.errors import UserError
 from oodgen.report.tables import (
     FRACTIONS,
@@ -35,6 +33,7 @@ from oodgen.report.tables import (
     heading,
     score_order,
 )
+from oodgen.runs.documents import load_yaml
 
 __all__ = [
     "PrintedNumber",
@@ -116,9 +115,8 @@ def read_tables(path: Path) -> list[PrintedTable]:
     Raises:
         UserError: the file is missing or not of the expected form.
     """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        paper = yaml.load(path.read_text(encoding="utf-8"), loader)
+        paper = load_yaml(path)
         found = []
         for table in paper["tables"]:
             items: list[PrintedNumber] = []
@@ -133,9 +131,7 @@ def read_tables(path: Path) -> list[PrintedTable]:
             about = (paper["slug"], table["id"], table.get("caption", ""), tuple(units), tuple(items))
             found.append(PrintedTable(*about, table.get("positive") == "unsaid"))
         return found
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give the path of a paper.yaml") from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a paper's table of numbers ({type(error).__name__}: {reason})") from error
 

@@ -8,6 +8,7 @@ import yaml
 
 from oodgen.errors import UserError
 from oodgen.runs import locations
+from oodgen.runs.documents import load_json, load_yaml
 from oodgen.runs.files import write_text
 
 __all__ = ["KEPT", "keep"]
@@ -34,11 +35,12 @@ def keep(folders: Iterable[Path], out: Path) -> int:
         for name in KEPT:
             if not (folder / name).is_file():  # a run that diverged has no rows
                 continue
-            text = (folder / name).read_text()
             if name.endswith(".json"):
-                text = json.dumps(locations.without_directories(json.loads(text)), indent=1)
+                text = json.dumps(locations.without_directories(load_json(folder / name)), indent=1)
             elif name.endswith(".yaml"):
-                text = yaml.safe_dump(locations.without_directories(yaml.safe_load(text)), sort_keys=False)
+                text = yaml.safe_dump(locations.without_directories(load_yaml(folder / name)), sort_keys=False)
+            else:
+                text = (folder / name).read_text()
             write_text(target / name, text)
         count += 1
     return count

@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from oodgen.errors import Diverged, UserError
+from oodgen.runs.documents import load_json
 from oodgen.runs.files import check_name, write_text
 from oodgen.runs.invocation import command
 from oodgen.runs.labels import with_labels
@@ -80,8 +81,8 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: it is missing or damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = load_json(path)
+    except UserError as error:
         if not path.is_file():
             raise UserError(f"{path} is missing; delete its folder and repeat the command") from error
         raise UserError(f"{path} is damaged; delete it and repeat the command") from error

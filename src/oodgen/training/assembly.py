@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from oodgen.errors import UserError
 from oodgen.noise import member_seed
 from oodgen.runs import record
+from oodgen.runs.documents import load_yaml
 from oodgen.training.checkpoints import find_checkpoint, load_weights, save_weights
 
 __all__ = ["assemble", "check_unchanged", "member_config"]
@@ -85,9 +85,9 @@ def _training_date(run: Path, config: Mapping[str, Any], data: str, mutation: fl
         why = f" ({state['why']})" if state["why"] else ""
         raise UserError(f"method.inputs: {run} is not finished but {state['state']}{why}; leave it out, or finish it")
     try:
-        other = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        other = load_yaml(run / "config.yaml")
         theirs = _compared_options(other, other["data"].get("mutation"))
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (UserError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"method.inputs: cannot read {run / 'config.yaml'}; train that member again") from error
     ours = _compared_options(config, mutation)
     if differs := _first_difference(theirs, ours):
