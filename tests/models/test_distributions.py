@@ -73,10 +73,9 @@ def test_quantised_gaussian_against_float64(sigma, mu):
     p = QuantisedGaussian(torch.full((1, 256, 1, 1, 1), mu), sigma)
     log_mass = p.log_prob(every_level(0, 1))[0].double()
     assert log_mass.exp().sum().item() == pytest.approx(1, abs=3e-5)
-    edges = (np.arange(257) - 0.5) / 255
-    edges[[0, -1]] = -np.inf, np.inf
-    sigma, mu = float(np.float32(sigma)), float(np.float32(mu))
-    a, b = (edges[:-1] - mu) / sigma, (edges[1:] - mu) / sigma
+    y, sigma, mu = LEVELS.double().numpy(), float(np.float32(sigma)), float(np.float32(mu))  # as it is given them
+    a, b = (y - mu - 1 / 510) / sigma, (y - mu + 1 / 510) / sigma
+    a[0], b[-1] = -np.inf, np.inf
     a, b = np.where(a + b > 0, -b, a), np.where(a + b > 0, -a, b)  # the lower tail, where log Phi is accurate
     expected = special.log_ndtr(b) + np.log1p(-np.exp(special.log_ndtr(a) - special.log_ndtr(b)))
     np.testing.assert_allclose(log_mass, expected, rtol=2e-5, atol=1e-4)
