@@ -41,7 +41,7 @@ __all__ = [
     "return_type",
 ]
 
-TARGET_PACKAGES = tuple(f"oodgen.{room}." for room in ("models", "methods", "probes", "scores", "data"))
+TARGET_PACKAGES = tuple(f"oodgen.{folder}." for folder in ("models", "methods", "probes", "scores", "data"))
 SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 FLAGS = ("_partial_", "_fresh_")
 TARGET = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)  # no private names
