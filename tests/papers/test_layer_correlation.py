@@ -50,7 +50,7 @@ def test_picture_says_every_number_and_leaves_out_what_is_none():
 
 
 def test_command(command, tiny, tmp_path, capsys):
-    ended = command(*tiny, "smoke=true")
+    ended = command(*tiny, "smoke=true", draw=True)
     assert ended.code == 0, ended.err
     run = Path(ended.out.split()[-1]).parent
     other = shutil.copytree(run, run.with_name("f" * 8))
