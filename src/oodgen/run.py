@@ -223,7 +223,7 @@ def main() -> None:
         except Exception as error:
             if with_traceback:
                 raise
-            _stop(messages.one_line(error, given), 2)
+            _stop(messages.one_line(error), 2)
         cells = [Cell(*json.loads(path.read_text())) for path in sorted(Path(folder).iterdir())]
     failed = [cell for cell in cells if cell.why is not None]
     if failed and len(cells) == 1:

@@ -5,12 +5,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
-
-from oodgen.runs.locations import config_dir
 
 __all__ = ["one_line"]
 
@@ -18,13 +15,8 @@ RESOLVED = "UserError raised while resolving interpolation: "  # what OmegaConf 
 UNKNOWN = re.compile(r"Could not override '(.+)'\.\nTo append to your config use")
 
 
-def one_line(error: BaseException, arguments: Sequence[str] = ()) -> str:
-    """The message of an error in one line.
-
-    Arguments:
-        error: Any exception.
-        arguments: The command's arguments, for suggestions.
-    """
+def one_line(error: BaseException) -> str:
+    """The message of any exception in one line."""
     if (text := str(error)).startswith(RESOLVED):
         return text.removeprefix(RESOLVED).splitlines()[0]
     if isinstance(error, OSError) and error.filename:
@@ -37,7 +29,7 @@ def one_line(error: BaseException, arguments: Sequence[str] = ()) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"could not find {error.missing_cfg_file!r}{_suggestions(name, error.options, f'; {group} may be: ')}"
     if isinstance(error, ConfigCompositionException) and (unknown := UNKNOWN.match(str(error))):
-        return _unknown_option(unknown[1], arguments) or _without_line_breaks(error)
+        return _unknown_option(unknown[1], error.__cause__) or _without_line_breaks(error)
     if isinstance(error, InterpolationToMissingValueError):
         missing = str(error).split("Missing mandatory value: ")[-1].split()[0]
         return f"{missing} is not set; give it as {missing}=VALUE"
@@ -50,22 +42,23 @@ def _without_line_breaks(error: BaseException) -> str:
     return " ".join(filter(None, lines))
 
 
-def _unknown_option(key: str, arguments: Sequence[str]) -> str:
-    """The message for an unknown option, with suggestions; "" if there is no better one than Hydra's."""
-    others = [word for word in arguments if "=" in word and not word.startswith("-") and word.partition("=")[0] != key]
-    try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = compose("run", others)
-    except Exception:  # a sweep, or a second error: use Hydra's message
-        return ""
-    where, _, name = key.rpartition(".")
-    inside = OmegaConf.select(config, where) if where else config
+def _unknown_option(key: str, cause: BaseException | None) -> str:
+    """The message for an unknown option, with suggestions; "" if there is no better one than Hydra's.
+
+    Arguments:
+        key: What the command says.
+        cause: OmegaConf's error, which holds the config as far as it was composed.
+    """
+    inside = getattr(cause, "parent_node", None)
     if not isinstance(inside, DictConfig):
         return ""
-    elsewhere = [path for path in _paths(OmegaConf.to_container(config)) if path.endswith(f".{name}")]
+    # layers[0] as a command says it, layers.0
+    where, _, name = re.sub(r"\[(\d+)\]", r".\1", str(cause.full_key)).rpartition(".")  # type: ignore[union-attr]
+    composed = OmegaConf.to_container(inside._get_root())
+    elsewhere = [path for path in _paths(composed) if path.endswith(f".{name}") and not path.startswith("hydra.")]
     if elsewhere:
         return f"there is no option {key!r}; did you mean {' or '.join(elsewhere)}?"
-    known = [str(option) for option in inside if not str(option).startswith("_")]
+    known = [str(option) for option in inside if option != "hydra" and not str(option).startswith("_")]
     return f"there is no option {key!r}{_suggestions(name, known, f'; {where} has: ' if where else '; there are: ')}"
 
 
@@ -78,4 +71,4 @@ def _paths(config: Any, where: str = "") -> Iterator[str]:
 def _suggestions(name: str, known: Sequence[str], otherwise: str) -> str:
     """Suggestions for a misspelt name, or else all known names."""
     near = difflib.get_close_matches(name, known, n=4, cutoff=0.7)
-    return f"; did you mean {' or '.join(near)}?" if near else otherwise + ", ".join(known)
+    return f"; did you mean {' or '.join(near)}?" if near else otherwise + (", ".join(known) or "none")

@@ -86,7 +86,7 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             return OmegaConf.to_container(compose("run", list(overrides)), resolve=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(messages.one_line(error, overrides)) from error
+        raise UserError(messages.one_line(error)) from error
 
 
 def origin(cell: PlannedRun) -> str:
