@@ -102,6 +102,26 @@ def test_optuna_takes_three_trials_and_goes_on_after_a_failed_one(command, tmp_p
     assert ended.code == 2 and "no validation bound" in ended.err, "two steps reach no validation"
 
 
+@pytest.mark.parametrize("look", ["--cfg job --package data.auxiliary", "--info defaults", "--help"])
+def test_a_sweep_is_shown_before_it_is_run(command, tmp_path, look):
+    ended = command("+sweep=bpvae_figure5", "seed=0,1", *look.split())
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("# 8 cells")
+    assert "\n#   +experiment=cifar10_bpvae_figure5 dataset@data.auxiliary.simple=mnist seed=1\n" in ended.out
+    words = {"--cfg": "fashion_mnist\n", "--info": "experiment/cifar10_bpvae_figure5", "--help": "Choices"}
+    assert words[look.split()[0]] in ended.out.partition("\n\n")[2]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_grid_of_a_range_under_python_without_asserts(tmp_path):
+    call = [sys.executable, "-O", "-m", "oodgen.run", "-m", "seed=range(0,2)", "trainer.max_steps=2", "model=nope"]
+    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    environment["OODGEN_RUNS"] = str(tmp_path / "runs")
+    ended = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert ended.returncode == 2 and "could not find 'model/nope'" in ended.stderr, ended.stderr
+    assert not list(tmp_path.iterdir()), "of a grid that cannot be composed nothing is kept"
+
+
 def test_wandb_runs_are_not_shared(command, tmp_path, monkeypatch):
     for name in ("WANDB_DIR", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "wandb-home"))

@@ -10,19 +10,23 @@ import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser import overrides_parser, overrides_visitor
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
@@ -45,6 +49,7 @@ log = logging.getLogger(__name__)
 file_log = logging.getLogger("oodgen.file")  # conf/run.yaml: to log.txt only, since `main` prints it on the terminal
 
 TRACEBACK = "OODGEN_TRACEBACK"  # environment: "1" if the user asked for tracebacks
+SWEEP = "OODGEN_SWEEP"  # environment: the folder of this command's grid
 CELLS = "OODGEN_CELLS"  # environment: the folder in which every run of this command records how it ended
 
 
@@ -86,13 +91,24 @@ def _admit(arguments: Sequence[str]) -> None:
         if argument.lstrip("+").startswith("plugins="):
             try:
                 names = OverridesParser.create().parse_override(argument).value()
-            except OverrideParseException:
+            except HydraException:
                 continue  # Hydra reports it
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise UserError(f"{argument} is no list of packages; write plugins=[PACKAGE]")
             plugins.admit(names)
 
 
+def _sweep(*, _root_: DictConfig) -> str:
+    """The folder of this command's grid, which says what was asked for; each cell has its own."""
+    os.environ[SWEEP] = os.environ.get(SWEEP) or f"{_root_.runs}/sweeps/{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    return os.environ[SWEEP]
+
+
+if not __debug__:  # two asserts of Hydra's advance its parser, and `python -O` would leave them out
+    source = Path(overrides_visitor.__file__)
+    exec(compile(source.read_text(), source, "exec", optimize=0), vars(overrides_visitor))
+    overrides_parser.HydraOverrideVisitor = overrides_visitor.HydraOverrideVisitor  # type: ignore[misc]
+OmegaConf.register_new_resolver("sweep", _sweep, replace=True)
 OmegaConf.register_new_resolver("folder", _folder, replace=True)
 OmegaConf.register_new_resolver("jobs", _jobs, replace=True)
 # this also stores the joblib launcher's default config, which is replaced here
@@ -207,9 +223,11 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints a shortened traceback and exits with 1
     signal.signal(signal.SIGTERM, _terminated)
     with TemporaryDirectory(prefix="oodgen-") as folder:
-        os.environ[CELLS] = folder
+        os.environ |= {CELLS: folder, SWEEP: ""}
         try:
             _admit(given)
+            if sweeps:
+                _show_sweep(given)
             if not given or {"-h", "--help"} & set(given):
                 print(usage(program()))
                 return
@@ -223,6 +241,8 @@ def main() -> None:
         except Exception as error:
             if with_traceback:
                 raise
+            if not any(Path(folder).iterdir()):
+                _forget_sweep()
             _stop(messages.one_line(error), 2)
         cells = [Cell(*json.loads(path.read_text())) for path in sorted(Path(folder).iterdir())]
     failed = [cell for cell in cells if cell.why is not None]
@@ -232,6 +252,30 @@ def main() -> None:
         common = set(cells[0].overrides).intersection(*(cell.overrides for cell in cells))
         differing = [[option for option in cell.overrides if option not in common] or cell.overrides for cell in failed]
         _stop(f"{len(failed)} of {len(cells)} cells failed: {'; '.join(map(' '.join, differing))}", 2)
+
+
+def _forget_sweep() -> None:
+    """Take away what Hydra noted of a grid before it saw that no cell of it can be composed."""
+    if not os.environ[SWEEP]:
+        return
+    folder = Path(os.environ[SWEEP])
+    (folder / "multirun.yaml").unlink(missing_ok=True)
+    with suppress(OSError):  # others' sweeps stay
+        for empty in (folder, folder.parent, folder.parent.parent):
+            empty.rmdir()
+
+
+def _show_sweep(given: Sequence[str]) -> None:
+    """Of a sweep that is to be looked at only: print its cells, and leave the first one's overrides to Hydra."""
+    arguments = get_args_parser().parse_args(given)
+    if arguments.cfg or arguments.info or arguments.help:
+        from oodgen.config.sweeps import cells
+
+        found = cells(arguments.overrides)
+        names = [" ".join(word for word in cell if not word.startswith("+sweep=")) for cell in found]
+        below = "" if arguments.help else "; below is the first one's"
+        print("\n".join([f"# {len(found)} cells{below}", *(f"#   {name}" for name in names), ""]))
+        sys.argv[1:] = [*found[0], *(word for word in given if word not in arguments.overrides)]
 
 
 def _terminated(*_: Any) -> NoReturn:

@@ -2,34 +2,55 @@
 
 import difflib
 import re
+import shlex
+import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
 __all__ = ["one_line"]
 
 RESOLVED = "UserError raised while resolving interpolation: "  # what OmegaConf puts before an error of our resolvers
+AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.+)'\n")
+TWICE = re.compile(r"Multiple values for (\S+)\. To override a value use 'override \S+: (.+)'")
 UNKNOWN = re.compile(r"Could not override '(.+)'\.\nTo append to your config use")
 
 
 def one_line(error: BaseException) -> str:
     """The message of any exception in one line."""
-    if (text := str(error)).startswith(RESOLVED):
-        return text.removeprefix(RESOLVED).splitlines()[0]
+    if (said := str(error)).startswith(RESOLVED):
+        return said.removeprefix(RESOLVED).splitlines()[0]
     if isinstance(error, OSError) and error.filename:
         return (
             f"cannot write {error.filename}: {error.strerror}; free some space or choose another folder with runs=DIR"
         )
     if isinstance(error, OverrideParseException):
-        return f"{error.override} is not of the form key=value: {_without_line_breaks(error)}".split(" See https")[0]
+        why = _as_text(error.override) or f": {_without_line_breaks(error)}".split(" See https")[0]
+        return f"{error.override} is not of the form key=value{why}"
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"could not find {error.missing_cfg_file!r}{_suggestions(name, error.options, f'; {group} may be: ')}"
     if isinstance(error, ConfigCompositionException) and (unknown := UNKNOWN.match(str(error))):
         return _unknown_option(unknown[1], error.__cause__) or _without_line_breaks(error)
+    if ambiguous := AMBIGUOUS.match(said):
+        key, _, value = ambiguous[1].partition("=")
+        return (
+            f"{key}={value} is a grid, which wants -m; as a list it is written {key}=[{value}]{_as_text(ambiguous[1])}"
+        )
+    if twice := TWICE.match(said):
+        key, value = twice.groups()
+        return (
+            f"{key} is chosen already; replace that choice by {key}={value} without a +, or in a file by "
+            f"`override /{key}: {value}` at the end of its defaults list"
+        )
+    if isinstance(error, AssertionError | RecursionError) and (place := _defaults_list(error)):
+        wrong = "leads back to itself" if isinstance(error, RecursionError) else "has a choice after an override"
+        return f"the defaults list of {place} {wrong}; write in it what it builds on first, and every `override` last"
     if isinstance(error, InterpolationToMissingValueError):
         missing = str(error).split("Missing mandatory value: ")[-1].split()[0]
         return f"{missing} is not set; give it as {missing}=VALUE"
@@ -40,6 +61,33 @@ def _without_line_breaks(error: BaseException) -> str:
     """The message in one line, without the search path that Hydra appends."""
     lines = [part.strip() for part in str(error).split("\nConfig search path:")[0].splitlines()]
     return " ".join(filter(None, lines))
+
+
+def _as_text(override: str | None) -> str:
+    """How an override is written in a shell whose value is text that Hydra's grammar does not take bare, as a path.
+
+    Empty where it is no such one.
+    """
+    key, equals, value = (override or "").partition("=")
+    if not equals or not value or value[0] in "[{\"'" or "${" in value:
+        return ""
+    value = str(Path(value).expanduser()) if value.startswith("~") else value
+    # a backslash means itself, but before a quote
+    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), value)
+    for word in (f"{key}={value}", f'{key}="{escaped}"'):
+        try:
+            if OverridesParser.create().parse_override(word).value() == value:
+                return f"; as text it is written {shlex.quote(word)}"
+        except HydraException:
+            continue
+    return ""
+
+
+def _defaults_list(error: BaseException) -> str:
+    """The config in whose defaults list Hydra came to nothing without a word of its own; empty if it was elsewhere."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = [frame.f_locals.get("parent") for frame in frames if frame.f_globals["__name__"].endswith("defaults_list")]
+    return next((str(parent.get_config_path()) for parent in reversed(ours) if parent is not None), "")
 
 
 def _unknown_option(key: str, cause: BaseException | None) -> str:
