@@ -127,7 +127,7 @@ def _job(config: DictConfig) -> float | None:
         _admit(hydra_config.overrides.task)  # workers on other machines do not have this command's environment
         if unsaid := sorted(set(map(str, config.plugins)) - set(plugins.admitted())):
             raise UserError(f"plugins={unsaid} stands in a config file; only the command line admits a package")
-        schema.check(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        _check(config, hydra_config)
         _cell(config, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
         result = _objective(config, hydra_config)
     except Exception as error:
@@ -151,6 +151,17 @@ def _job(config: DictConfig) -> float | None:
     elif why is not None:  # on another machine: the launcher pickles it
         raise UserError(why)
     return result
+
+
+def _check(config: DictConfig, hydra_config: HydraConf) -> None:
+    """Check every option before anything is done; a cell of a grid that is refused is recorded."""
+    try:
+        schema.check(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    except UserError:
+        if hydra_config.mode != RunMode.MULTIRUN:
+            raise
+        with record.recorded_state(Path(hydra_config.runtime.output_dir)):
+            raise
 
 
 def _objective(config: DictConfig, hydra_config: HydraConf) -> float | None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from oodgen.config import schema
+from oodgen.config import kinds, schema, targets
+from oodgen.config.signatures import UNKNOWN
 from oodgen.errors import UserError
 from oodgen.models.ensemble import Ensemble
 
@@ -49,32 +50,33 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
 def _build(config: Any, place: str, hint: Any, **further: Any) -> Any:
     """Instantiate a checked config; `further` arguments override its own."""
     if isinstance(config, list):
-        return [_build(value, f"{place}[{i}]", schema.element_type(hint, list)) for i, value in enumerate(config)]
+        return [_build(value, f"{place}[{i}]", kinds.element_type(hint, list)) for i, value in enumerate(config)]
     if not isinstance(config, dict):
         return config
     if "_target_" not in config:
-        return {key: _build(value, f"{place}.{key}", schema.element_type(hint, dict)) for key, value in config.items()}
+        return {key: _build(value, f"{place}.{key}", kinds.element_type(hint, dict)) for key, value in config.items()}
     if config.get("_fresh_"):
         # a function that instantiates it, and all inside it, at each call; the arguments of a `_partial_` are built
         # once, so that members of an ensemble would share a prior
         unmarked = {key: value for key, value in config.items() if key != "_fresh_"}
-        return partial(_build, unmarked, place, schema.return_type(hint))
-    thing = schema.resolve_target(config["_target_"], hint, config)
-    known = schema.arguments(thing) or {}
+        return partial(_build, unmarked, place, kinds.return_type(hint))
+    if (thing := targets.resolve_target(config, hint)) is None:
+        raise UserError(targets.refusal(place, config, hint, ""))
+    known = targets.arguments(thing) or {}
     given = {key: value for key, value in config.items() if key not in ("_target_", "_partial_", "_fresh_")} | further
     arguments = {
-        key: _build(value, f"{place}.{key}", known[key].hint if key in known else schema.UNKNOWN)
+        key: _build(value, f"{place}.{key}", known[key].hint if key in known else UNKNOWN)
         for key, value in given.items()
     }
     try:
-        make = _import_definition(schema.definition(thing))
+        make = _import_definition(targets.definition(thing))
         made = partial(make, **arguments) if config.get("_partial_") else make(**arguments)
     except UserError:
         raise
     except Exception as error:
         line = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(f"config {place}: {line}") from error
-    if not any(_is_instance(made, kind) for kind in schema.part_types(hint)):
+    if not any(_is_instance(made, kind) for kind in kinds.part_types(hint)):
         raise UserError(f"config {place}: {config['_target_']} made a {type(made).__name__}, which may not stand there")
     return made
 

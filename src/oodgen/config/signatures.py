@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "EMPTY",
     "UNKNOWN",
     "Argument",
     "Function",
@@ -21,8 +22,11 @@ __all__ = [
     "arguments",
     "definition",
     "find_target",
+    "has",
     "is_protocol",
+    "members",
     "method",
+    "public",
     "resolve_name",
 ]
 
@@ -212,6 +216,26 @@ def _stand_in(source: Source, name: str) -> type:
 
 def _ours_or_foreign(base: type) -> bool:
     return base.__module__ not in (*MODULES, "builtins")
+
+
+def public(module: str, packages: frozenset[str]) -> list[str]:
+    """The names in `__all__` of a module."""
+    source = _read_source(module, packages)
+    return sorted(source.public or ()) if source else []
+
+
+def members(kind: type) -> list[str]:
+    """The names of the methods and attributes in the body of a class."""
+    found = []
+    for node in vars(kind)["node"].body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        found.append(getattr(node, "name", None) or getattr(target, "id", None))
+    return [name for name in found if name]
+
+
+def has(kind: type, name: str) -> bool:
+    """Whether a class or a base of it has a method or an attribute of this name."""
+    return any(name in members(one) for one in kind.__mro__ if "node" in vars(one))
 
 
 def is_protocol(kind: type) -> bool:
