@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEPENDENCIES := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint format bench wheel clean
+.PHONY: help demo test test-extras lint format bench wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -17,6 +17,10 @@ test: $(VENV)/.ready-test ## Lint, types and the whole test suite
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+test-extras: $(VENV)/.ready-test ## The tests that need MLflow and Ray, which it installs
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mlflow,cluster]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'extras or not extras' tests/test_launchers.py tests/report/test_loggers.py
 
 lint: $(VENV)/.ready-test ## Lint and types only
 	$(BIN)/ruff check .

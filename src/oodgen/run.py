@@ -4,6 +4,7 @@ This module imports neither torch nor Lightning, so that help, completion, the p
 runs start fast.
 """
 
+import ctypes
 import json
 import logging
 import math
@@ -29,7 +30,6 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
-from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
 from omegaconf import DictConfig, OmegaConf
 
 import oodgen
@@ -51,6 +51,7 @@ file_log = logging.getLogger("oodgen.file")  # conf/run.yaml: to log.txt only, s
 TRACEBACK = "OODGEN_TRACEBACK"  # environment: "1" if the user asked for tracebacks
 SWEEP = "OODGEN_SWEEP"  # environment: the folder of this command's grid
 CELLS = "OODGEN_CELLS"  # environment: the folder in which every run of this command records how it ended
+COMMAND = "OODGEN_COMMAND"  # environment: the process id of this command
 
 
 class Cell(NamedTuple):
@@ -65,16 +66,22 @@ def _folder(absolute: bool = False, *, _root_: DictConfig) -> str:
     parts = {key: _root_._get_node(key) for key in _root_ if key not in ("hydra", "logger")}
     resolved = OmegaConf.to_container(OmegaConf.create(parts), resolve=True)
     folder = record.evaluation_folder(resolved)  # type: ignore[arg-type]
-    return str(Path(folder).absolute()) if absolute else folder
+    # a worker of a cluster may start in a folder of its own
+    return str(Path(_root_.hydra.runtime.cwd, folder)) if absolute else folder
+
+
+def _gpus(most: int | None = None) -> int:
+    """The GPUs that this process may use, or `most` if there are more."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = (
+        len(list(Path("/dev").glob("nvidia[0-9]*"))) if visible is None else len(list(filter(None, visible.split(","))))
+    )
+    return count if most is None else min(most, count)
 
 
 def _jobs() -> int:
     """The number of parallel jobs: one for each GPU; without GPUs two, or one on a single core."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = (
-        len(list(Path("/dev").glob("nvidia[0-9]*"))) if visible is None else len(list(filter(None, visible.split(","))))
-    )
-    return gpus or min(2, len(os.sched_getaffinity(0)))
+    return _gpus() or min(2, len(os.sched_getaffinity(0)))
 
 
 class _PluginConfigs(SearchPathPlugin):
@@ -111,11 +118,10 @@ if not __debug__:  # two asserts of Hydra's advance its parser, and `python -O` 
 OmegaConf.register_new_resolver("sweep", _sweep, replace=True)
 OmegaConf.register_new_resolver("folder", _folder, replace=True)
 OmegaConf.register_new_resolver("jobs", _jobs, replace=True)
-# this also stores the joblib launcher's default config, which is replaced here
-Plugins.instance().register(_PluginConfigs)
-joblib = OmegaConf.structured(JobLibLauncherConf)
-joblib.n_jobs = "${jobs:}"
-ConfigStore.instance().store(group="hydra/launcher", name="joblib", node=joblib, provider="oodgen")
+OmegaConf.register_new_resolver("gpus", _gpus, replace=True)
+Plugins.instance().register(_PluginConfigs)  # it has stored the launchers' own defaults, which ours replace
+for name, launcher in OmegaConf.load(config_dir() / "launchers.yaml").items():
+    ConfigStore.instance().store(group="hydra/launcher", name=str(name), node=launcher, provider="oodgen")
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="run")
@@ -124,6 +130,9 @@ def _job(config: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     result, why = None, None
     try:
+        if hydra_config.runtime.choices["hydra/launcher"] == "joblib":
+            _end_with_command()
+        os.chdir(hydra_config.runtime.cwd)
         _admit(hydra_config.overrides.task)  # workers on other machines do not have this command's environment
         if unsaid := sorted(set(map(str, config.plugins)) - set(plugins.admitted())):
             raise UserError(f"plugins={unsaid} stands in a config file; only the command line admits a package")
@@ -173,6 +182,15 @@ def _objective(config: DictConfig, hydra_config: HydraConf) -> float | None:
         if not basic or any(part is not None for part in config.objective.values()):
             raise
         return None
+
+
+def _end_with_command() -> None:
+    """Let a worker of joblib end with the command that started it; if that is killed, joblib leaves it running."""
+    command = int(os.environ.get(COMMAND, 0))
+    if sys.platform == "linux" and os.getpid() != command:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != command:  # it is gone already
+            os._exit(1)
 
 
 def _cell(config: DictConfig, folder: Path, overrides: list[str]) -> None:
@@ -234,7 +252,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints a shortened traceback and exits with 1
     signal.signal(signal.SIGTERM, _terminated)
     with TemporaryDirectory(prefix="oodgen-") as folder:
-        os.environ |= {CELLS: folder, SWEEP: ""}
+        os.environ |= {CELLS: folder, COMMAND: str(os.getpid()), SWEEP: ""}
         try:
             _admit(given)
             if sweeps:

@@ -16,6 +16,7 @@ from omegaconf.errors import InterpolationToMissingValueError
 __all__ = ["one_line"]
 
 RESOLVED = "UserError raised while resolving interpolation: "  # what OmegaConf puts before an error of our resolvers
+LAUNCHER = re.compile(r"Unknown plugin class : 'hydra_plugins\.hydra_(\w+)_launcher\.")
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.+)'\n")
 TWICE = re.compile(r"Multiple values for (\S+)\. To override a value use 'override \S+: (.+)'")
 UNKNOWN = re.compile(r"Could not override '(.+)'\.\nTo append to your config use")
@@ -25,6 +26,8 @@ def one_line(error: BaseException) -> str:
     """The message of any exception in one line."""
     if (said := str(error)).startswith(RESOLVED):
         return said.removeprefix(RESOLVED).splitlines()[0]
+    if launcher := LAUNCHER.match(said):
+        return f"hydra/launcher={launcher[1]} is not installed; pip install 'oodgen[cluster]'"
     if isinstance(error, OSError) and error.filename:
         return (
             f"cannot write {error.filename}: {error.strerror}; free some space or choose another folder with runs=DIR"

@@ -1,0 +1,109 @@
+"""A package of somebody else's, outside of the repository: run and scored by its user's word, and not without it."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PARTS = '''
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from oodgen.data.catalog import Dataset
+from oodgen.models.vae import VAE
+from oodgen.noise import ExampleNoise
+from oodgen.probes.probe import Evidence
+
+__all__ = ["Slope", "TheirVAE", "steep", "stripes"]
+
+
+class TheirVAE(VAE):
+    """A model of their own."""
+
+
+@dataclass(frozen=True)
+class Slope:
+    gain: float = 1.0
+    needs = VAE
+    gradients = True
+
+    def batch(self, model: VAE) -> int:
+        return 50
+
+    def __call__(self, model: VAE, x: Tensor, noise: ExampleNoise) -> Evidence:
+        y = model.observe(x, noise).requires_grad_()
+        (slope,) = torch.autograd.grad((self.gain * y.square()).sum(), y)
+        return {"norm": slope.flatten(1).norm(dim=1)}
+
+
+def steep(evidence: Evidence) -> Tensor:
+    return evidence["slope/norm"]
+
+
+def stripes() -> Dataset:
+    def read(root, split):
+        return np.random.default_rng(0).integers(0, 256, (400, 1, 28, 28), np.uint8), None
+
+    return Dataset("stripes", (1, 28, 28), {}, "theirs", "", read)
+'''
+CONF = {
+    "dataset/stripes": "_target_: their_oodgen.parts.stripes",
+    "probe/slope": "_target_: their_oodgen.parts.Slope",
+    "score/steep": "_target_: their_oodgen.parts.steep\n_partial_: true",
+    "experiment/theirs": """# @package _global_
+defaults:
+  - /probe@probes.slope: slope
+  - /score@scores.steep: steep
+  - override /model: vae_grey
+  - override /score@scores: none
+  - override /dataset@data.inlier: stripes
+name: theirs
+model: {_target_: their_oodgen.parts.TheirVAE}
+""",
+}
+
+
+@pytest.fixture
+def package(tmp_path):
+    home = tmp_path / "elsewhere"
+    for name, text in CONF.items():
+        path = home / "their_oodgen" / "conf" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (home / "their_oodgen" / "__init__.py").touch()
+    (home / "their_oodgen" / "parts.py").write_text(PARTS)
+    return home
+
+
+def call(home, *arguments, **more):
+    env = {name: value for name, value in os.environ.items() if name != "OODGEN_PLUGINS"} | more
+    env["PYTHONPATH"] = os.pathsep.join([str(home), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", *map(str, arguments)]
+    return subprocess.run(command, cwd=home.parent, env=env, capture_output=True, text=True, timeout=200)
+
+
+def test_a_package_is_run_and_scored_by_its_users_word_alone(package, tmp_path):
+    run = ["oodgen.run", "+experiment=theirs", "smoke=true", "device.accelerator=cpu", "runs=runs"]
+    assert "could not find 'experiment/theirs'" in call(package, *run).stderr
+    done = call(package, *run, "plugins=[their_oodgen]")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs" / "smoke" / "eval" / "theirs").iterdir()
+    assert '"their_oodgen": "not installed"' in (folder / "record.json").read_text()
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "x.png")
+    score = ["oodgen.score", folder, "x.png", "--false-alarm", "0.5"]
+    refused = call(package, *score)
+    assert refused.returncode == 2 and "the package their_oodgen is not admitted" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    scored = call(package, *score, "--plugins", "their_oodgen")
+    assert scored.returncode == 0 and "1 image scored by steep" in scored.stdout, scored.stderr
+    about = package / "their_oodgen-1.2.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: their-oodgen\nVersion: 1.2\n")
+    (about / "entry_points.txt").write_text("[oodgen.plugins]\ntheirs = their_oodgen\n")
+    assert call(package, *score).returncode == 0
