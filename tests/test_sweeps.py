@@ -126,7 +126,7 @@ def test_wandb_runs_are_not_shared(command, tmp_path, monkeypatch):
     for name in ("WANDB_DIR", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
     monkeypatch.delenv("WANDB_DIR")
-    ended = command("-m", *FAST, "seed=0,1", "logger=wandb")
+    ended = command("-m", *FAST, "seed=0,1", "logger=wandb", draw=True)
     assert ended.code == 0, ended.err
     import wandb
 
