@@ -41,7 +41,9 @@ __all__ = ["Detector", "config_of"]
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """An out-of-distribution detector of a finished run; see `Detector.load`.
+    """An out-of-distribution detector of a finished run; `Detector.load`, or `oodgen.load`, makes one.
+
+    `score`, `p_value` and `predict` take arrays and tensors; `decode` makes an array of an image file.
 
     Arguments:
         model: The trained model, on the device.
@@ -124,7 +126,17 @@ class Detector:
         return torch.from_numpy(evaluate.compute_scores({self.name: self.rule}, evidence)[self.name])
 
     def p_value(self, x: Tensor | np.ndarray) -> Tensor:
-        """The conformal p-value of each example, shape (N,), float64: small = out-of-distribution."""
+        """The conformal p-value of each example, shape (N,), float64: small = out-of-distribution.
+
+        The share of the calibration scores, the example's own among them, that are at least as large; at least
+        1 / (n + 1) with n calibration examples.
+
+        Arguments:
+            x: As for `score`.
+
+        Raises:
+            UserError: see `score`.
+        """
         return self.p_value_of_score(self.score(x))
 
     def predict(self, x: Tensor | np.ndarray, false_alarm: float = 0.05) -> Tensor:
