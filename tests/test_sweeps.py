@@ -102,13 +102,13 @@ def test_optuna_takes_three_trials_and_goes_on_after_a_failed_one(command, tmp_p
     assert ended.code == 2 and "no validation bound" in ended.err, "two steps reach no validation"
 
 
-@pytest.mark.parametrize("look", ["--cfg job --package data.auxiliary", "--info defaults", "--help"])
+@pytest.mark.parametrize("look", ["--cfg job --package data.auxiliary", "--help"])
 def test_a_sweep_is_shown_before_it_is_run(command, tmp_path, look):
     ended = command("+sweep=bpvae_figure5", "seed=0,1", *look.split())
     assert ended.code == 0, ended.err
     assert ended.out.startswith("# 8 cells")
     assert "\n#   +experiment=cifar10_bpvae_figure5 dataset@data.auxiliary.simple=mnist seed=1\n" in ended.out
-    words = {"--cfg": "fashion_mnist\n", "--info": "experiment/cifar10_bpvae_figure5", "--help": "Choices"}
+    words = {"--cfg": "fashion_mnist\n", "--help": "Choices"}
     assert words[look.split()[0]] in ended.out.partition("\n\n")[2]
     assert not (tmp_path / "runs").exists()
 
