@@ -127,7 +127,7 @@ def test_what_fits_passes(where, config):
         ("probes.bounds", math.inf, "probes.bounds=inf is not a Probe"),
         ("device", {"speed": 1}, "there is no option 'device.speed'; device has: accelerator, precision"),
         ("device", {"threads": -3}, "device.threads=-3 must be at least 1"),
-        ("trainer", {"devices": 2}, "trainer.devices is decided by oodgen; say it as device.accelerator"),
+        ("trainer", {"devices": 2}, "trainer.devices is decided by oodgen; say it as -m seed=0,1"),
         ("trainer", {"max_time": 1}, "trainer.max_time=1 is not a time as '00:12:00:00'"),
         ("trainer", {"max_epoch": 1}, "there is no option 'trainer.max_epoch'; did you mean max_epochs"),
         ("trainer", {"limit_val_batches": 2.5}, "trainer.limit_val_batches=2.5 must be at most 1"),

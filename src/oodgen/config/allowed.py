@@ -46,13 +46,13 @@ TRAINER: dict[str, Any] = {
 }
 # Options of the Trainer that are set by options of ours.
 DECIDED = {
-    "accelerator": "device.accelerator",
-    "devices": "device.accelerator",
-    "precision": "device.precision",
-    "logger": "logger",
-    "callbacks": "callbacks",
-    "fast_dev_run": "smoke",
-    "default_root_dir": "runs",
+    "accelerator": "device.accelerator=VALUE",
+    "devices": "-m seed=0,1 hydra/launcher=joblib, which gives each run a device of its own",
+    "precision": "device.precision=VALUE",
+    "logger": "logger=VALUE",
+    "callbacks": "callbacks=VALUE",
+    "fast_dev_run": "smoke=VALUE",
+    "default_root_dir": "runs=VALUE",
 }
 
 RUN: dict[str, Any] = {

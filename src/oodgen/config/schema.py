@@ -196,7 +196,7 @@ def _missing_argument(
 
 def _unknown_option(place: str, key: str, where: str, known: Iterable[str]) -> str:
     if known is TRAINER and key in DECIDED:
-        return f"{place} is decided by oodgen; say it as {DECIDED[key]}=VALUE"
+        return f"{place} is decided by oodgen; say it as {DECIDED[key]}"
     near = difflib.get_close_matches(key, known := list(known), n=3, cutoff=0.7)
     there = f"{where} has: " if where else "there are: "
     mend = f"did you mean {' or '.join(near)}?" if near else there + (", ".join(known) or "none")
