@@ -36,7 +36,6 @@ import oodgen
 from oodgen.config import messages, plugins, schema
 from oodgen.config.usage import usage
 from oodgen.errors import UserError
-from oodgen.report import render
 from oodgen.runs import objective, record, results
 from oodgen.runs.escape import terminal
 from oodgen.runs.files import write_text
@@ -223,6 +222,8 @@ def _finished(folder: Path) -> str | None:
 
 
 def _summary(folder: Path) -> str:
+    from oodgen.report import render  # not needed to answer a mistake
+
     report = folder / "report.html"
     there = report.relative_to(Path.cwd()) if report.is_relative_to(Path.cwd()) else report
     return f"{render.terminal(results.read(folder / 'results.csv'))}\n\n{terminal(there)}"
