@@ -55,7 +55,8 @@ def test_only_runs_what_is_asked(capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "names"),
     [
-        *(("--only", "speed", "helpers"), ("--models", "vgg", "hvae_grey")),
+        *(("--only", "speed", "helpers"), ("--only", "", "helpers"), ("--models", "vgg", "hvae_grey")),
+        ("--models", "../run", "hvae_grey"),
         *(("--models", name, "no hierarchy of latent variables") for name in ("vae_grey", "wgan_grey")),
     ],
 )
@@ -64,6 +65,13 @@ def test_a_wrong_name_lists_what_there_is(option: str, value: str, names: str, c
     error = capsys.readouterr().err
     assert repr(value) in error
     assert names in error
+
+
+@pytest.mark.parametrize("option", ["--batch", "--threads"])
+@pytest.mark.parametrize("value", ["0", "-3", "1000000"])
+def test_a_number_out_of_range_is_named(option: str, value: str, capsys: pytest.CaptureFixture) -> None:
+    assert main([*TINY, option, value]) == 2
+    assert f"{option} {value} is not a whole number from 1 to " in capsys.readouterr().err
 
 
 def test_variants_take_turns_in_turning_order() -> None:

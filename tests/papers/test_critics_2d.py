@@ -61,7 +61,14 @@ def test_a_picture_is_written(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--out", "x.gif"], "neither .png nor .svg"), (["--out", "x.png", "--members", "1"], "--members must be")],
+    [
+        (["--out", "x.gif"], "neither .png nor .svg"),
+        (["--out", "x.png", "--members", "1"], "--members 1 is not a whole number from 2 to 100"),
+        (["--out", "x.png", "--members", "1000000"], "--members 1000000"),
+        (["--out", "x.png", "--steps", "0"], "--steps 0"),
+        (["--out", "x.png", "--seed", "9" * 23], "--seed 9999"),
+        (["--out", "x.png", "--seed", "-1"], "--seed -1"),
+    ],
 )
 def test_wrong_arguments_are_one_line(arguments, message, capsys):
     assert critics_2d.main(arguments) == 2

@@ -62,7 +62,7 @@ def test_command(command, tiny, tmp_path, capsys):
         ([*runs, "--out", "figure.pdf"], "neither .png nor .svg"),
         ([*runs, "--set", "svhn", "--out", str(out)], "has no set svhn"),
         ([runs[0], str(tmp_path), "--out", str(out)], "is no finished run"),
-        ([*runs, "--count", "2", "--out", str(out)], "too few"),
+        ([*runs, "--count", "2", "--out", str(out)], "from 3 to"),
     ):
         assert layer_correlation.main(wrong) == 2
         error = capsys.readouterr().err

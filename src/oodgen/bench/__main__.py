@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 
 from oodgen.bench import ensemble, flops, helpers, loading, loop, scoring, startup, training
-from oodgen.bench.subject import Bench
+from oodgen.bench.subject import Bench, check_model
 from oodgen.bench.timing import Effort, Table, text
 from oodgen.errors import UserError
 from oodgen.runs import record
 from oodgen.runs.escape import terminal
 from oodgen.runs.files import write_text
-from oodgen.runs.invocation import program
+from oodgen.runs.invocation import check_ranges, program
 from oodgen.training.device import Device
 
 __all__ = ["main"]
@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    sections = options.only.split(",") if options.only else list(SECTIONS)
+    check_ranges(options, batch=(1, 65_536), threads=(1, 1024))
+    sections = list(SECTIONS) if options.only is None else options.only.split(",")
     if unknown := [name for name in sections if name not in SECTIONS]:
         raise UserError(f"--only {unknown[0]!r} is no section; there are: {', '.join(SECTIONS)}")
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
@@ -67,7 +68,9 @@ def _run(options: argparse.Namespace) -> None:
     effort = Effort(1, 3, 0.5, 0.01) if options.quick else Effort()
     batch = options.batch or (16 if options.quick else 128)
     compiled = options.compile or (gpu and not options.quick and _can_compile(gpu))
-    bench = Bench(device, tuple(options.models.split(",")), batch, compiled, options.quick, effort)
+    for name in (models := tuple(options.models.split(","))):
+        check_model(name)
+    bench = Bench(device, models, batch, compiled, options.quick, effort)
 
     made = record.provenance()
     hardware = made["hardware"] + (f", {torch.cuda.get_device_name()}" if gpu else "")

@@ -52,15 +52,20 @@ class Subject(NamedTuple):
     x: Tensor
 
 
+def check_model(name: str) -> None:
+    """Raise UserError if conf/model has no file of this name."""
+    there = sorted(path.stem for path in (config_dir() / "model").glob("*.yaml"))
+    if name not in there:
+        raise UserError(f"--models {name!r} is no model; there are: {', '.join(there)}")
+
+
 def make_subject(name: str, count: int, device: torch.device) -> Subject:
     """The default method with a model of conf/model, and `count` random images.
 
     Raises:
         UserError: there is no such model, or it is not a hierarchical VAE.
     """
-    if not (config_dir() / "model" / f"{name}.yaml").is_file():
-        there = ", ".join(sorted(path.stem for path in (config_dir() / "model").glob("*.yaml")))
-        raise UserError(f"--models {name!r} is no model; there are: {there}")
+    check_model(name)
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("run", [f"model={name}"])
     # checked first, since the default method would refuse other models with another message

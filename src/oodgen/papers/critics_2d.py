@@ -27,6 +27,7 @@ from oodgen.errors import UserError
 from oodgen.models.priors import Flow
 from oodgen.plots import style
 from oodgen.runs.escape import terminal
+from oodgen.runs.invocation import check_ranges
 
 __all__ = ["Grid", "main", "plot", "train"]
 
@@ -179,8 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.out.suffix not in (".png", ".svg"):
             raise UserError(f"{options.out} is neither .png nor .svg; give --out such a name")
-        if options.members < 2 or min(options.steps, options.further) < 1:
-            raise UserError("--members must be at least 2, --steps and --further at least 1")
+        long = (1, 10_000_000)
+        check_ranges(options, members=(2, 100), steps=long, further=long, seed=(0, 2**32 - 1))
         torch.set_num_threads(1)  # more of them wait for each other on networks as small as these
         toy = train(options.members, options.steps, options.further, options.seed)
         print(style.save(plot(toy), options.out))

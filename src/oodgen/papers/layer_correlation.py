@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from oodgen.errors import UserError
 from oodgen.papers import reconstructions
 from oodgen.runs.escape import terminal
+from oodgen.runs.invocation import check_ranges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,8 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.out.suffix not in (".png", ".svg"):
             raise UserError(f"{options.out} is neither .png nor .svg; give --out such a name")
-        if options.count < 3:
-            raise UserError(f"--count {options.count} is too few to correlate; give 3 or more")
+        check_ranges(options, count=(3, 1_000_000))
         names, folders = zip(*reconstructions.labels(options.runs).items(), strict=True)
         x = _images(folders[0], options.set, options.count)
         first, second = (posterior_means(folder, x) for folder in folders)

@@ -1,10 +1,13 @@
-"""The command line by which this program was started."""
+"""The command line by which this program was started, and the whole numbers that one takes."""
 
 import shlex
 import sys
+from argparse import Namespace
 from pathlib import Path
 
-__all__ = ["command", "program"]
+from oodgen.errors import UserError
+
+__all__ = ["check_ranges", "command", "program"]
 
 
 def program() -> str:
@@ -18,3 +21,11 @@ def program() -> str:
 def command() -> str:
     """The command with its arguments, quoted for a shell."""
     return " ".join([program(), *map(shlex.quote, sys.argv[1:])])
+
+
+def check_ranges(options: Namespace, **ranges: tuple[int, int]) -> None:
+    """Raise UserError if an option of a command lies outside of its range; both ends belong to it, None passes."""
+    for name, (low, high) in ranges.items():
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"--{name} {value} is not a whole number from {low} to {high}")
