@@ -57,9 +57,8 @@ def command(monkeypatch, capsys, tmp_path) -> Iterator[Callable[..., Ended]]:
 
     def call(*arguments: str, full_error: bool = False, draw: bool = False) -> Ended:
         monkeypatch.setattr(style, "save", save if draw else undrawn)
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        if full_error:
-            monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        # set here, so that what the command sets does not outlive the test
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1" if full_error else "")
         monkeypatch.setenv("OODGEN_RUNS", str(tmp_path / "runs"))
         monkeypatch.setattr(sys, "argv", ["oodgen", *arguments])
         capsys.readouterr()

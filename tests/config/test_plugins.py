@@ -82,7 +82,9 @@ def package(tmp_path):
 
 
 def call(home, *arguments, **more):
-    env = {name: value for name, value in os.environ.items() if name != "OODGEN_PLUGINS"} | more
+    env = {
+        name: value for name, value in os.environ.items() if name not in ("OODGEN_PLUGINS", "HYDRA_FULL_ERROR")
+    } | more
     env["PYTHONPATH"] = os.pathsep.join([str(home), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", *map(str, arguments)]
     return subprocess.run(command, cwd=home.parent, env=env, capture_output=True, text=True, timeout=200)

@@ -34,6 +34,7 @@ def finished(tmp_path_factory, tiny_factory):
     options = [*tiny_factory(home / "data"), "trainer.max_epochs=1", f"runs={home / 'runs'}", "score@means=none"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["oodgen", *options])
+        patch.setenv("HYDRA_FULL_ERROR", "")  # set here, so that what the command sets does not outlive it
         run.main()
     return home
 

@@ -52,10 +52,12 @@ def folders() -> dict[str, Path]:
 
 
 def refusal(target: str) -> str:
-    """How to admit the package of a target, as the end of an error message."""
+    """How to admit the package of a target, for the sentence that refuses it; empty for one that can be no plug-in."""
     name = target.partition(".")[0]
+    if (home := _package(name)) is not None and _conf_folder(home) is None:
+        return ""
     return (
-        f"the package {name} is not admitted; if you trust it, say so: plugins=[{name}] (run), --plugins {name} "
+        f"; the package {name} is not admitted; if you trust it, say so: plugins=[{name}] (run), --plugins {name} "
         f"(score) or {VARIABLE}={name}"
     )
 
@@ -75,20 +77,29 @@ def _installed() -> tuple[str, ...]:
     return tuple(sorted({point.value.partition(":")[0] for point in metadata.entry_points(group=GROUP)}))
 
 
-@cache
-def _conf(name: str) -> Path:
-    """The folder `conf` of a package, found without importing it."""
+def _package(name: str) -> list[Path] | None:
+    """The folders of a top-level package, found without importing it; None if there is none."""
     try:
         spec = find_spec(name) if name.isidentifier() else None
     except (ImportError, ValueError):
         spec = None
-    if spec is None or spec.submodule_search_locations is None:
+    places = None if spec is None else spec.submodule_search_locations
+    return None if places is None else [Path(place) for place in places]
+
+
+def _conf_folder(home: Iterable[Path]) -> Path | None:
+    return next((place / "conf" for place in home if (place / "conf").is_dir()), None)
+
+
+@cache
+def _conf(name: str) -> Path:
+    """The package's own `conf`."""
+    if (home := _package(name)) is None:
         raise UserError(
             f"the plug-in {name!r} is no importable package; name a top-level package, and install it or put the "
             "folder that holds it on PYTHONPATH"
         )
-    places = [Path(place) / "conf" for place in spec.submodule_search_locations]
-    folder = next((place for place in places if place.is_dir()), None)
+    folder = _conf_folder(home)
     if folder is None:
         raise UserError(f"the plug-in {name!r} has no folder conf in it; see CONTRIBUTING.md for what a plug-in holds")
     ours = config_dir()

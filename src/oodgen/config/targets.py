@@ -204,7 +204,7 @@ def _unknown(target: Any, hint: Any) -> str:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
         mend = f"{module} has: {', '.join(near)}" if near else f"it wants {wanted}"
         return f"does not exist, or is not public; {mend}"
-    mend = "" if target.startswith("oodgen.") else f"; {plugins.refusal(target)}"
+    mend = "" if target.startswith("oodgen.") else plugins.refusal(target)
     return f"may not stand there; it wants {wanted}{mend}"
 
 
