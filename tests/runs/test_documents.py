@@ -49,8 +49,9 @@ def test_so_is_json(tmp_path, text, why):
 
 @pytest.mark.parametrize("load", [load_json, load_yaml])
 def test_what_has_no_end_is_not_begun(tmp_path, load):
-    for path in ("/dev/zero", tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UserError, match="there is no such file"):
+    places = {"/dev/zero": "it is no ordinary file", tmp_path: "it is no ordinary file", tmp_path / "x": "no such file"}
+    for path, why in places.items():
+        with pytest.raises(UserError, match=why):
             load(type(tmp_path)(path))
 
 
