@@ -56,6 +56,8 @@ METHOD = {
 }
 LLR = {"_target_": "oodgen.scores.ratio.llr", "_partial_": True, "k": 1}
 
+PROBE = {"samples": 0}
+
 
 @pytest.mark.parametrize(
     ("where", "config"),
@@ -125,6 +127,15 @@ def test_what_fits_passes(where, config):
         ("scores.x", {**LLR, "evidence": {}}, "there is no option 'scores.x.evidence'"),
         ("scores.x", {k: v for k, v in LLR.items() if k != "k"}, "scores.x is missing the argument 'k' of llr"),
         ("probes.bounds", math.inf, "probes.bounds=inf is not a Probe"),
+        ("probes.x", {**PROBE, "_target_": "oodgen.probes.bounds.Bounds"}, "probes.x.samples=0 must be at least 1"),
+        ("probes.x", {**PROBE, "_target_": "oodgen.probes.below.Below"}, "probes.x.samples=0 must be at least 1"),
+        (
+            "probes.x",
+            {**PROBE, "_target_": "oodgen.probes.density.LogDensity"},
+            "probes.x.samples=0 must be at least 1",
+        ),
+        ("probes.x", {"_target_": "oodgen.probes.regret.Regret", "lr": 0}, "probes.x.lr=0 must be positive"),
+        ("probes.x", {"_target_": "oodgen.probes.baselines.ODIN", "eps": -1}, "probes.x.eps=-1 must be at least 0"),
         ("device", {"speed": 1}, "there is no option 'device.speed'; device has: accelerator, precision"),
         ("device", {"threads": -3}, "device.threads=-3 must be at least 1"),
         ("trainer", {"devices": 2}, "trainer.devices is decided by oodgen; say it as -m seed=0,1"),

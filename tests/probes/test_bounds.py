@@ -122,9 +122,7 @@ def test_options_reach_the_model(model, x, option):
     assert (plain["l"][1:] != other["l"][1:]).all()
 
 
-@pytest.mark.parametrize(
-    "option", [{"up": "both"}, {"down": "mean"}, {"samples": 0}, {"samples_k": 0}, {"budget": 0}, {"samples": -1}]
-)
+@pytest.mark.parametrize("option", [{"up": "both"}, {"down": "mean"}])
 def test_a_wrong_option_is_one_line(option):
     with pytest.raises(UserError, match=next(iter(option))) as error:
         Bounds(**option)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from oodgen.errors import UserError
 from oodgen.models.glow import Glow
 from oodgen.noise import ExampleNoise, RandomNoise
 from oodgen.probes.density import LogDensity
@@ -72,8 +71,3 @@ def test_existing_scores_take_it(model, x):
     )
     with pytest.raises(IndexError):
         bound(evidence, k=1)
-
-
-def test_a_wrong_option_is_one_line():
-    with pytest.raises(UserError, match="samples=0"):
-        LogDensity(samples=0)

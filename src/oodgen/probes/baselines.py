@@ -31,7 +31,7 @@ class ODIN:
         eps: $\varepsilon$, for pixels in [0, 1].
 
     Raises:
-        UserError: pytorch-ood is not installed, or an option is out of range.
+        UserError: pytorch-ood is not installed.
 
     Source: Liang et al. 2018, eq. 1 to 3. They chose both options on OOD examples of each pair of sets; the defaults
     are their most frequent values.
@@ -43,8 +43,6 @@ class ODIN:
     gradients = True
 
     def __post_init__(self) -> None:
-        if not (self.temperature > 0 and self.eps >= 0):
-            raise UserError(f"odin: temperature={self.temperature} must be positive, and eps={self.eps} not negative")
         _detectors()
 
     def batch(self, model: Classifier) -> int:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from oodgen.errors import UserError
 from oodgen.models.density import HierarchyWithPosteriors
 from oodgen.noise import ExampleNoise
 from oodgen.options import Count
@@ -31,9 +30,6 @@ class Below:
         samples: S.
         budget: Largest batch of one call of the networks; see `oodgen.probes.bounds.Bounds`.
 
-    Raises:
-        UserError: `samples` or `budget` is not positive.
-
     Source: Havtorn et al. 2021, section 3, which defines $\mathcal L^{>k}$ (eq. 5); $\mathcal L^{<l}$ is read as its
         mirror image.
     """
@@ -41,10 +37,6 @@ class Below:
     samples: Count = 8
     budget: Count | None = field(default=None, repr=False)
     needs = HierarchyWithPosteriors
-
-    def __post_init__(self) -> None:
-        if min(self.samples, 1 if self.budget is None else self.budget) < 1:
-            raise UserError("probe options samples and budget must be at least 1")
 
     def batch(self, model: HierarchyWithPosteriors) -> int:
         return max(1, self._budget(next(model.parameters()).device) // self.samples)

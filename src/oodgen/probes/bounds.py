@@ -43,12 +43,10 @@ class Bounds:
     budget: Count | None = field(default=None, repr=False)
     needs = Hierarchy
 
-    def __post_init__(self) -> None:
+    def __post_init__(self) -> None:  # another word would silently mean the usual one
         for name, choices in (("up", ("mean", "sample")), ("down", ("sample", "mode"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"probe option {name}={getattr(self, name)!r} is not one of: {', '.join(choices)}")
-        if min(self.samples, self.samples_k, 1 if self.budget is None else self.budget) < 1:
-            raise UserError("probe options samples, samples_k and budget must be at least 1")
 
     def batch(self, model: Hierarchy) -> int:
         # few examples with all their samples, so that the bottom-up pass is computed once per example

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oodgen.errors import UserError
 from oodgen.models.density import Density
 from oodgen.noise import ExampleNoise
 from oodgen.options import Count
@@ -27,17 +26,10 @@ class LogDensity:
 
     Arguments:
         samples: S.
-
-    Raises:
-        UserError: `samples` is not positive.
     """
 
     samples: Count = 1
     needs = Density
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise UserError(f"probe option samples={self.samples} must be at least 1")
 
     def batch(self, model: Density) -> int:
         return 200

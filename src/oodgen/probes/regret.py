@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from oodgen.errors import UserError
 from oodgen.models.density import HierarchyWithPosteriors
 from oodgen.noise import ExampleNoise
 from oodgen.options import Count, Positive
@@ -33,9 +32,6 @@ class Regret:
         samples: Samples of z in each step.
         samples_bound: Samples of z in the bounds before and after.
 
-    Raises:
-        UserError: a number is not positive.
-
     Source: Xiao et al. 2020 (Likelihood Regret), eq. 6; 100 steps.
     """
 
@@ -45,10 +41,6 @@ class Regret:
     samples_bound: Count = 16
     needs = HierarchyWithPosteriors
     gradients = True
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.samples, self.samples_bound) < 1 or not self.lr > 0:
-            raise UserError("probe options steps, lr, samples and samples_bound must be positive")
 
     def batch(self, model: HierarchyWithPosteriors) -> int:
         return 500 if next(model.parameters()).device.type == "cuda" else 50
