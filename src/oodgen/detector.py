@@ -32,7 +32,7 @@ from oodgen.noise import ExampleNoise
 from oodgen.probes.probe import Evidence, Probe, probe_grad_mode
 from oodgen.runs import locations, record
 from oodgen.runs.documents import load_yaml
-from oodgen.runs.labels import key_and_label, label
+from oodgen.runs.labels import default_score, key_and_label, label
 from oodgen.training.checkpoints import find_checkpoint, load_weights
 from oodgen.training.device import Device
 
@@ -73,7 +73,7 @@ class Detector:
 
         Arguments:
             run: An evaluation's directory, runs/eval/<name>/<hash>, or runs/eval/<name> if that contains one only.
-            score: One of the run's scores; None for llr_ada, or the first score if there is no llr_ada.
+            score: One of the run's scores; None for the default, see `runs.labels.default_score`.
             device: "auto", "cpu" or "gpu".
 
         Raises:
@@ -82,7 +82,7 @@ class Detector:
         folder = _evaluation(Path(run).expanduser())
         config = config_of(folder)
         kept = calibration.read(folder)
-        name = label(score or ("llr_ada" if "llr_ada" in config["scores"] else next(iter(config["scores"]), "")))
+        name = label(score) if score else default_score(config["scores"])
         if name not in config["scores"]:
             raise UserError(f"{folder} has no score {score}; it has: {', '.join(map(key_and_label, config['scores']))}")
         rule = evaluate.fit_scores({name: build(config["scores"][name], f"scores.{name}")}, kept.validation)

@@ -160,7 +160,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="an evaluation's directory, runs/eval/<name>/<hash>")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGES", help="image files, or folders of them")
-    parser.add_argument("--score", metavar="NAME", help="one of the run's scores (default: llr_ada)")
+    parser.add_argument(
+        "--score",
+        metavar="NAME",
+        help="one of the run's scores (default: evidence if it has it, else llr_ada, else the score its page names)",
+    )
     parser.add_argument(
         "--false-alarm", type=float, default=0.05, metavar="RATE", help="share of inliers that may be called OUT (0.05)"
     )

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from oodgen.runs import record
-from oodgen.runs.labels import key, key_and_label, label, with_labels
+from oodgen.runs.labels import default_score, key, key_and_label, label, with_labels
 from oodgen.runs.locations import config_dir
 
 LABELS = {
@@ -64,3 +64,17 @@ def test_the_command_line_reaches_them_and_runs_of_the_first_build_are_found():
     assert before["controls"].keys() - after["controls"].keys() == {"control:mean"}
     assert (before["scores"]["llr>1"]["k"], after["scores"]["llr>1"]["k"]) == (1, 2)
     assert after["oracle"] == {"llr>k": ["llr>1", "llr>2"]}
+
+
+@pytest.mark.parametrize(
+    ("scores", "default"),
+    [
+        (["l>0", "llr_ada", "evidence"], "evidence"),
+        (["l>0", "llr_rule", "llr_ada"], "llr_ada"),
+        (["control:mean", "msp", "odin"], "msp"),
+        (["control:mean"], ""),
+        ([], ""),
+    ],
+)
+def test_the_default_score_is_fixed_beforehand(scores, default):
+    assert default_score(scores) == default

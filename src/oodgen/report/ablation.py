@@ -15,6 +15,7 @@ from oodgen.report.tables import (
     natural_order,
     score_order,
 )
+from oodgen.runs.labels import default_score
 
 __all__ = ["Cells", "curves", "describe_change", "is_geometric", "table"]
 
@@ -90,14 +91,13 @@ def is_geometric(values: Sequence[float]) -> bool:
 
 
 def describe_change(cells: Cells, key: str) -> list[str]:
-    """A sentence on the change from the first to the last value of the key, for l>0 and the predefined score."""
+    """A sentence on the change from the first to the last value of the key, for l>0 and the default score."""
     aurocs = _aurocs(cells)
     if not aurocs:
         return ["No AUROC was measured."]
     out, found = next(iter(aurocs.items()))
     first, last = (end({s for row in found.values() for s in row}, key=natural_order) for end in (min, max))
-    named = next((s for s in ("llr_ada", "llr_rule") if s in found), "")
-    shown = [score for score in dict.fromkeys(("l>0", named)) if score in found] or list(found)[:1]
+    shown = [score for score in dict.fromkeys(("l>0", default_score(found))) if score in found]
     moved = [
         f"{describe_score(score) or score} ({score}) goes from {row[first].value:.3f} to {row[last].value:.3f}"
         for score in shown

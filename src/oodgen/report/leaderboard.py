@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from oodgen.report import tables
-from oodgen.report.summary import PREDEFINED, main_score, statistic
+from oodgen.report.summary import main_score, statistic
 from oodgen.report.tables import Cell, Entry, Line, Table
+from oodgen.runs.labels import DEFAULTS
 
 __all__ = ["ABOUT", "Candidate", "leaderboards"]
 
 ABOUT = (
-    f"AUROC of the score that is fixed beforehand: the first of {', '.join(PREDEFINED[:-1])} and {PREDEFINED[-1]} that "
-    "an experiment has. Where it has none of them, its best one is named, known only afterwards (oracle) and never "
-    "marked. † The model was trained against that set, which is no unknown one to it. The best control is the one "
-    "statistic of the image alone, without any model, that separates a set best. How many images were scored, each "
+    f"AUROC of the score that is fixed beforehand: the first of {', '.join(DEFAULTS[:-1])} and {DEFAULTS[-1]} that "
+    "an experiment has, else its first one. † The model was trained against that set, which is no unknown one to it. "
+    "The best control is the one statistic of the image alone, without any model, that separates a set best. How many "
+    "images were scored, each "
     "experiment's own table says; budgets differ too."
 )
 AGAINST = " †"
@@ -60,8 +61,7 @@ def _grid(candidates: Sequence[Candidate]) -> Table:
             value, *deviation = shown[out].text.split(" ", 1)
             shown[out] = shown[out]._replace(text=" ".join([value + AGAINST, *deviation]))
         outs |= dict.fromkeys(shown)
-        kind = "score" if chosen.fixed else "oracle"
-        words = chosen.score if chosen.fixed else f"{chosen.score} (oracle)"
+        kind, words = "score", chosen.score
         name = Entry(f"{experiment}, {setting}" if setting else experiment)
         lines[kind].append((name, Entry(words, tables.describe_score(chosen.score)), shown))
         for out, control in chosen.controls.items():

@@ -18,6 +18,7 @@ from oodgen.report import grouping, paper_numbers, tables
 from oodgen.report.summary import verdict
 from oodgen.runs import locations, record, results
 from oodgen.runs.files import write_text
+from oodgen.runs.labels import default_score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,11 +120,11 @@ def read_reconstructions(folder: Path) -> "dict[str, NDArray[Any]]":
 
 
 def _panels(scores: Sequence[str]) -> list[str]:
-    """The scores of up to four panels: l>0, the first ratios, the adaptive one, then others."""
+    """The scores of up to four panels: the default one, l>0, the first ratios, then others."""
     honest = [s for s in scores if not s.startswith("control:")]
-    ratios = [s for s in honest if s.startswith("llr>")]
-    first = [s for s in ("l>0", *ratios[:2], "llr_ada", "llr_rule") if s in honest]
-    return (first + [s for s in honest if s not in first])[:4]
+    ratios = [s for s in honest if s.startswith("llr")]
+    first = (default_score(honest), "l>0", *ratios[:2], *honest)
+    return [s for s in dict.fromkeys(first) if s in honest][:4]
 
 
 def embed_figure(figure: "Figure", path: Path, words: str = "") -> Picture:

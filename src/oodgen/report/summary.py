@@ -7,34 +7,31 @@ from typing import NamedTuple
 
 from oodgen.report import tables
 from oodgen.report.tables import Cell
+from oodgen.runs.labels import default_score
 
-__all__ = ["PREDEFINED", "MainScore", "main_score", "statistic", "verdict"]
+__all__ = ["MainScore", "main_score", "statistic", "verdict"]
 
 APART = 0.05  # standard deviation over seeds above which a sentence mentions it
-# The main score of an experiment is the first of these that was measured, so that it is not chosen on OOD data.
-PREDEFINED = ("llr_ada", "llr_rule", "waic", "likelihood_ratio", "l>0")
 
 
 class MainScore(NamedTuple):
-    """The main score of an experiment, with all AUROCs.
+    """The default score of an experiment, with all AUROCs.
 
     Arguments:
-        score: Its name.
-        fixed: Whether it is in PREDEFINED or the only score; otherwise it is the best one (an oracle).
-        cells: Out set -> AUROC of the main score.
+        score: Its name, see `runs.labels.default_score`.
+        cells: Out set -> its AUROC.
         honest: Score -> out set -> AUROC, of all scores except controls.
         controls: Out set -> separation of the best control.
     """
 
     score: str
-    fixed: bool
     cells: dict[str, Cell]
     honest: dict[str, dict[str, Cell]]
     controls: dict[str, Cell]
 
 
 def main_score(cells: Sequence[Cell]) -> MainScore | None:
-    """The main score; None if no AUROC was measured.
+    """The default score; None if no AUROC was measured.
 
     Arguments:
         cells: Means over seeds.
@@ -49,15 +46,12 @@ def main_score(cells: Sequence[Cell]) -> MainScore | None:
             controls[cell.out] = cell
     if not honest:
         return None
-    fixed = next((score for score in PREDEFINED if score in honest), "")
-    name = fixed or max(honest, key=lambda score: _mean(honest[score].values()))
-    return MainScore(name, bool(fixed) or len(honest) == 1, honest[name], honest, controls)
+    name = default_score(honest)
+    return MainScore(name, honest[name], honest, controls)
 
 
 def verdict(cells: Sequence[Cell], against: Sequence[str] = ()) -> list[str]:
-    """Sentences on the main score, plain likelihood, disagreement of seeds, and controls that separate the sets.
-
-    The main score is that of `main_score`; for a model trained against other sets it is in effect l>0.
+    """Sentences on the default score, plain likelihood, disagreement of seeds, and controls that separate the sets.
 
     Arguments:
         cells: Means over seeds.
@@ -66,14 +60,11 @@ def verdict(cells: Sequence[Cell], against: Sequence[str] = ()) -> list[str]:
     chosen = main_score(cells)
     if chosen is None:
         return ["No AUROC was measured."]
-    name, fixed, ours, honest, controls = chosen
+    name, ours, honest, controls = chosen
     plain, inlier = honest.get("l>0", {}), cells[0].inlier
     rest = [score for score in honest if score != name]
     best = max(rest, key=lambda s: _mean(honest[s].values()), default="")
-    trained_against_sets = name == "l>0" and bool(against)
-    sentences = [_own(ours, inlier, against) if trained_against_sets else _headline(plain, name, ours, inlier)]
-    if not fixed and rest:
-        sentences.append(f"{name} is named because it is the best of {len(honest)} scores here, known only afterwards.")
+    sentences = [_own(name, ours, inlier, against) if against else _headline(plain, name, ours, inlier)]
     if name == "l>0" and rest:
         others = f"best of the {len(rest)} other scores, known only afterwards" if len(rest) > 1 else "other score"
         sentences.append(f"The {others}, {best}, has AUROC {_span(honest[best].values())}.")
@@ -100,14 +91,14 @@ def statistic(control: Cell) -> str:
     return tables.describe_score(control.score) or control.score.removeprefix("control:")
 
 
-def _own(ours: Mapping[str, Cell], inlier: str, against: Sequence[str]) -> str:
+def _own(name: str, ours: Mapping[str, Cell], inlier: str, against: Sequence[str]) -> str:
     """The first sentence for a model that was trained against other sets."""
     unknown = {out: cell for out, cell in ours.items() if out not in against}
     first = next(iter(unknown or ours))
     rest = f"; over all unknown sets {_span(unknown.values())}" if len(unknown) > 1 else ""
     return (
-        f"With {_and(list(dict.fromkeys(against)))} for contrast, the likelihood of the trained model (l>0), the "
-        f"score fixed beforehand, has AUROC {_number(ours[first])} on {first} against {inlier}{rest}."
+        f"With {_and(list(dict.fromkeys(against)))} for contrast, {name}, the score fixed beforehand, has AUROC "
+        f"{_number(ours[first])} on {first} against {inlier}{rest}."
     )
 
 

@@ -107,7 +107,7 @@ def main_protocol(cells: Sequence[Cell]) -> str:
     return "full" if any(cell.protocol == "full" for cell in cells) else "balanced"
 
 
-_ORDER = ("l>", "llr>", "llr_ada", "llr_rule", "", "kl_", "complexity")
+_ORDER = ("evidence", "l>", "llr>", "llr_ada", "llr_rule", "", "kl_", "complexity")
 
 
 # Descriptions of variants, the words after a score's name.
@@ -120,7 +120,7 @@ _VARIANTS = {
 
 
 def score_order(score: str) -> tuple[int, int, str]:
-    """Sort key of scores: bounds, ratios, the adaptive ratio, others, with levels in numerical order."""
+    """Sort key of scores: the evidence, bounds, ratios, the adaptive ratio, others, with levels in numerical order."""
     name = score.split(" ")[0]
     stem, level = re.fullmatch(r"(.*?)(\d*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
     family = stem if stem in ("l>", "llr>", "kl_") else "complexity" if name.startswith("complexity") else name
@@ -155,6 +155,7 @@ def describe_score(score: str) -> str:
         "mahalanobis": "distance of the features to a class",
         "class": "the most probable class",
         "classifier": "logit of the known negatives",
+        "evidence": "density of all evidence",
         "llr_ada": "adaptive ratio",
         "llr_rule": "ratio, k chosen by the rule",
         "complexity_png": "likelihood less PNG bits",

@@ -10,6 +10,7 @@ from oodgen.errors import UserError
 from oodgen.runs import results
 from oodgen.runs.escape import terminal
 from oodgen.runs.files import write_text
+from oodgen.runs.labels import default_score
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -102,7 +103,10 @@ def workspace(project: str, entity: str = "", shown: Shown | None = None) -> "Wo
         "Differences of the runs": [wr.RunComparer(diff_only="split")],
     }
     pinned = [
-        f"summary:auroc/{out}/{score}" for out in shown.outs for score in ("l>0", "llr_ada") if score in shown.scores
+        f"summary:auroc/{out}/{score}"
+        for out in shown.outs
+        for score in dict.fromkeys(("l>0", default_score(shown.scores)))
+        if score in shown.scores
     ]
     return ws.Workspace(
         entity=entity,

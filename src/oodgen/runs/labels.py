@@ -5,11 +5,13 @@ Hydra's command line accepts identifiers only: `llr_1_mode` is the key of the la
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["key", "key_and_label", "label", "with_labels"]
+__all__ = ["DEFAULTS", "default_score", "key", "key_and_label", "label", "with_labels"]
 
+# The first of these that a run has is its default score, so that nobody chooses it with OOD data in hand.
+DEFAULTS = ("evidence", "llr_ada", "llr_rule", "waic", "likelihood_ratio", "l>0")
 # a level or the name of a score that combines levels, then the words of a variant
 LEVELS = re.compile(r"(llr_ada|llr_rule|l_below_\d+|(?:l|llr)_(?:\d+|k)(?:_below_\d+)?)(?:_(\w+))?")
 
@@ -28,6 +30,14 @@ def key(text: str) -> str:
     """The key of a score's label; keys are returned unchanged."""
     made = re.sub("[> :]", "_", text.replace("<", "_below_"))
     return made if label(made) == text else text
+
+
+def default_score(labels: Iterable[str]) -> str:
+    """The score of a run that a detector uses, its page names first and tables compare: the first of DEFAULTS among
+    its scores, else its first one that is no control; "" if there is none.
+    """
+    found = [name for name in labels if not name.startswith("control:")]
+    return next((name for name in DEFAULTS if name in found), next(iter(found), ""))
 
 
 def key_and_label(text: str) -> str:
