@@ -5,16 +5,20 @@ import importlib
 import inspect
 import math
 import random
+import re
 import subprocess
 import sys
+import typing
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from oodgen.config import schema, signatures
+from oodgen.config import kinds, schema, signatures
 from oodgen.config.allowed import DECIDED, OTHERS, TRAINER
 from oodgen.errors import UserError
 from oodgen.runs.locations import config_dir
@@ -291,6 +295,30 @@ def test_a_fuzz_of_wrong_values_is_answered_in_one_line():
     wrong = [one for one in passed if not _right(one[0], one[1], one[2], one[3]) or one[1] not in FREE]
     assert not wrong, wrong
     assert refused > 200, refused
+
+
+def test_every_number_of_a_shipped_part_has_a_range():
+    """Since constructors do not check what the schema checks; those left out may have any finite value."""
+    shipped = {
+        name
+        for path in config_dir().rglob("*.yaml")
+        for name in re.findall(r"_target_: (oodgen[.\w]+)", path.read_text())
+    }
+    parts = {name: signatures.arguments(signatures.find_target(name, kinds.packages())) for name in shipped}
+    free = {
+        f"{name}.{key}"
+        for name, known in parts.items()
+        for key, one in known.items()
+        if _numbers(one.hint) & {int, float}
+    }
+    names = {name.rpartition(".")[2] for name in free}
+    assert len(parts) > 60 and names == {"mean", "shift", "best", "reference"}, free
+
+
+def _numbers(hint):
+    """The types of a hint, those of the elements of a list included, that have no range."""
+    found = [kind for kind in kinds.options(hint) if typing.get_origin(kind) not in (Annotated, Callable)]
+    return {*found}.union(*(_numbers(one) for kind in found for one in typing.get_args(kind)))
 
 
 def test_a_wrong_option_is_answered_without_torch(tmp_path):

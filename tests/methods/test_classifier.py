@@ -127,10 +127,7 @@ def test_members_of_an_ensemble_learn_what_they_need_of_the_data():
         (lambda: MaximumLikelihood(dense(), sgd), "trains a Density, which DenseClassifier is not.*model=vae_grey"),
         (lambda: InformationBottleneck(dense(), sgd), "trains a Bottleneck, which DenseClassifier is not"),
         (lambda: CrossEntropy(torch.nn.Linear(3, 3), sgd), "trains a Classifier, which Linear is not"),
-        (lambda: InformationBottleneck(VIB((1, 8, 8), 3, 5, [4], 6), sgd, beta=-1.0), "beta=-1.0"),
         (lambda: BinaryCrossEntropy(dense(3), sgd), "by one logit, and the model has 3; give model.classes=1"),
-        (lambda: BinaryCrossEntropy(dense(1), sgd, positive_weight=0.0), "positive_weight=0.0"),
-        (lambda: BinaryCrossEntropy(dense(1), sgd, positive_weight="even"), "positive_weight=even"),
     ],
 )
 def test_what_does_not_fit_is_named(make, words):

@@ -346,8 +346,6 @@ def test_a_gpu_stacks_what_can_be_stacked(monkeypatch, caplog, model, used):
 
 
 def test_wrong_options_are_one_line():
-    with pytest.raises(UserError, match=r"method.how='fast' is not one of: auto, sequential, stacked, apart"):
-        ensemble("fast")
     with pytest.raises(UserError, match="at least 2"):
         GenerativeEnsemble(METHODS["likelihood"], 1)
     with pytest.raises(UserError, match=r"method.inputs names 2 trainings; set method.size"):

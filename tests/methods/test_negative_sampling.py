@@ -148,15 +148,9 @@ def test_negatives_teach_the_encoder_alone(source):
     ("options", "words"),
     [
         ({"negatives": "mnist"}, "negatives='mnist' is not one of: dataset, uniform, noisy, generated"),
-        ({"negatives": "generated", "clip": 0.0}, "clip=0.0 must be positive"),
-        ({"negatives": "generated", "clip": math.nan}, "clip=nan must be positive"),
         ({"negatives": "uniform", "clip": 1.0}, r"trainer\.gradient_clip_val"),
         ({"clip": 1.0}, r"trainer\.gradient_clip_val"),
-        ({"negatives": "generated", "pull": -1.0}, "pull=-1.0 must be finite and not negative"),
         ({"negatives": "uniform", "pull": 0.0}, "pull is for negatives=generated"),
-        ({"shift": math.inf}, r"method\.shift=inf"),
-        ({"negatives": "noisy", "sigma": -1.0}, r"method\.sigma=-1"),
-        ({"negatives": "noisy", "sigma": math.nan}, r"method\.sigma=nan"),
     ],
 )
 def test_wrong_options_are_one_line(options, words):

@@ -19,9 +19,7 @@ hierarchies = pytest.mark.parametrize("hierarchy", [BottomUpVAE, LadderVAE, BIVA
     ("change", "message"),
     [
         ({"layers": []}, "model.layers is empty"),
-        ({"layers": [{"latent": 0}]}, "latent=0 must be at least 1"),
         ({"layers": [{"latent": 2, "kernel": 4}]}, "kernel=4 must be odd"),
-        ({"layers": [{"latent": 2, "blocks": 0}]}, "blocks=0 must be at least 1"),
         ({"scale": "std"}, "model.scale='std' is not one of"),
         ({"shape": (30,)}, r"model.shape=\[30\] is not that of an image"),
     ],

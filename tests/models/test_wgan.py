@@ -99,8 +99,6 @@ def test_bf16_leaves_no_ties():
     [
         ({"shape": (1, 30, 28)}, r"30 x 28 pixels do not halve twice; set data.size=\[32,28\] and model.shape=\[1,32,"),
         ({"shape": (30,)}, r"shape=\[30\]"),
-        ({"latent": 0}, "latent=0"),
-        ({"channels": 0}, "channels=0"),
     ],
 )
 def test_wrong_options_are_one_line(options, words):

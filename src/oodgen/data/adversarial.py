@@ -13,14 +13,12 @@ Source: Choi, Jang, Alemi 2019, section 4 (papers/generative_ensembles, section 
 (the fast gradient sign method).
 """
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, final
 
 import numpy as np
 
 from oodgen.data.transforms import gaussian_noise
-from oodgen.errors import UserError
 from oodgen.options import Count, NonNegative
 
 __all__ = ["Attack", "adversarial"]
@@ -62,13 +60,5 @@ def adversarial(
     count: Count | None = None,
     samples: Count = 16,
 ) -> Attack:
-    """See `Attack`.
-
-    Raises:
-        UserError: a number is out of its range.
-    """
-    if not 0 < eps <= 1 or not math.isfinite(mean) or not 0 <= sigma < math.inf:
-        raise UserError(f"adversarial: eps={eps} must lie in (0, 1], mean={mean} and sigma={sigma} >= 0 be finite")
-    if samples < 1 or (count is not None and count < 1):
-        raise UserError(f"adversarial: samples={samples} and count={count} must be at least 1")
+    """See `Attack`."""
     return Attack("adversarial", eps, mean, sigma, count, samples)

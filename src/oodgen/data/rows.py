@@ -14,9 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["SCALINGS", "Scaling", "fit_scaling"]
-
-SCALINGS = ("minmax", "standard", "minmax_leaky")
+__all__ = ["Scaling", "fit_scaling"]
 
 
 class Scaling(NamedTuple):
@@ -33,8 +31,7 @@ class Scaling(NamedTuple):
 def fit_scaling(scaling: str, x: np.ndarray) -> Scaling:
     """The scaling fitted on rows (N, D); a constant column is only shifted, to 0."""
     low, high = x.min(0).astype(np.float64), x.max(0).astype(np.float64)
-    shift, width = low, high - low
-    if scaling == "standard":
-        shift, width = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    minmax, standard = (low, high - low), (x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64))
+    shift, width = {"minmax": minmax, "minmax_leaky": minmax, "standard": standard}[scaling]
     varies = low < high
     return Scaling(np.where(varies, shift, low).tolist(), np.where(varies, width, 1.0).tolist())

@@ -1,6 +1,5 @@
 r"""Bigeminal-priors VAE: one VAE trained on the inlier set and on simple sets, with a separate prior for these."""
 
-import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -9,7 +8,6 @@ from torch.distributions import kl_divergence
 from torch.optim import Optimizer
 
 from oodgen.data.resident import Batch
-from oodgen.errors import UserError
 from oodgen.methods.method import Method, Terms
 from oodgen.models.one_layer import OneLayerVAE
 from oodgen.models.priors import require_closed_form_kl
@@ -36,7 +34,7 @@ class BPVAE(Method):
         seed: Seed of the noise of every step.
 
     Raises:
-        UserError: `sigma_s` is not positive, or the model's prior is learned.
+        UserError: the model's prior is learned.
         Diverged: the bound of a set or a gradient is not finite; the message names the step.
 
     Source: Ran et al. 2021, eqs. 4 and 5, with $p_s$ in the second KL as their text says (papers/bpvae, section 7.1).
@@ -54,8 +52,6 @@ class BPVAE(Method):
     ) -> None:
         super().__init__(model, optimizer, seed)
         require_closed_form_kl(model.prior, "BPVAE")
-        if not 0 < sigma_s < math.inf:
-            raise UserError(f"method.sigma_s={sigma_s} must be positive")
         self.simple = Isotropic(sigma=sigma_s)
 
     def extra_streams(self) -> frozenset[str]:

@@ -76,9 +76,6 @@ class InformationBottleneck(CrossEntropy):
         optimizer, seed: See `CrossEntropy`.
         beta: $\beta$, the weight of the rate.
 
-    Raises:
-        UserError: also if `beta` is negative.
-
     Source: Alemi et al. 2017, eq. 17.
     """
 
@@ -94,8 +91,6 @@ class InformationBottleneck(CrossEntropy):
         beta: NonNegative = 1e-3,
     ) -> None:
         super().__init__(model, optimizer, seed)
-        if not beta >= 0:
-            raise UserError(f"method.beta={beta} must not be negative")
         self.beta = beta
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
@@ -124,7 +119,7 @@ class BinaryCrossEntropy(Method):
         positive_weight: w, or "balanced".
 
     Raises:
-        UserError: the model has several logits, or the data no negative set; the weight is not positive.
+        UserError: the model has several logits, or the data no negative set.
 
     Source: Choi, Jang, Alemi 2019, section 4.2 (papers/generative_ensembles, section 2): w = 580.
     """
@@ -147,8 +142,6 @@ class BinaryCrossEntropy(Method):
                 f"{type(self).__name__} tells negatives by one logit, and the model has {self.model.classes}; "
                 "give model.classes=1"
             )
-        if positive_weight != "balanced" and not (isinstance(positive_weight, (int, float)) and positive_weight > 0):
-            raise UserError(f'method.positive_weight={positive_weight} is neither positive nor "balanced"')
         self.positive_weight, self.odds = positive_weight, 1.0
 
     def extra_streams(self) -> frozenset[str]:

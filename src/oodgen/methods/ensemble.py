@@ -21,8 +21,6 @@ __all__ = ["GenerativeEnsemble"]
 
 log = logging.getLogger(__name__)
 
-WAYS = ("auto", "sequential", "stacked", "apart")
-
 
 class GenerativeEnsemble(Method):
     r"""Train M members on the same training set, each with its own initialisation, data order and noise.
@@ -47,7 +45,7 @@ class GenerativeEnsemble(Method):
         inputs: Names of finished trainings of single models (folders in runs/train) to assemble instead of training.
 
     Raises:
-        UserError: `how` is invalid or does not fit the member's method; `inputs` are not M different ones; the data are
+        UserError: `how` does not fit the member's method; `inputs` are not M different ones; the data are
             not those of M members; `drop` where the members do not train together.
         Diverged: a term of a member's loss, a gradient or a weight is not finite; the message names the member.
 
@@ -66,8 +64,6 @@ class GenerativeEnsemble(Method):
         drop: bool = False,
         inputs: Sequence[FolderName] | None = None,
     ) -> None:
-        if how not in WAYS:
-            raise UserError(f"method.how={how!r} is not one of: {', '.join(WAYS)}")
         if inputs is not None and (len(inputs) != size or len(set(inputs)) != size):
             raise UserError(f"method.inputs names {len(set(inputs))} trainings; set method.size to as many")
         methods = []

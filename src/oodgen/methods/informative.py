@@ -1,6 +1,5 @@
 r"""The informative loss of Li et al.: reconstruction terms from every level of a hierarchy."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -80,14 +79,12 @@ class Informative(MaximumLikelihood):
 
 def _weights(weights: str | float | Sequence[float], depth: int) -> list[float]:
     if isinstance(weights, str):
-        if weights not in ("mean", "sum"):
-            raise UserError(f"method.weights={weights!r} is not one of: mean, sum, a number, or a list of numbers")
-        return [1 / depth if weights == "mean" else 1.0] * depth
+        return [{"mean": 1 / depth, "sum": 1.0}[weights]] * depth
     if isinstance(weights, int | float):
         weights = [1.0, *[float(weights)] * (depth - 1)]
-    if len(weights) != depth or not all(0 <= weight < math.inf for weight in weights) or not weights[0] > 0:
+    if len(weights) != depth or not weights[0] > 0:
         raise UserError(
-            f"method.weights={list(weights)} are not {depth} finite numbers, one for each of the levels 0 to "
-            f"{depth - 1}, not negative and the first positive"
+            f"method.weights={list(weights)} are not {depth} numbers, one for each of the levels 0 to {depth - 1}, the "
+            "first positive"
         )
     return [float(weight) for weight in weights]

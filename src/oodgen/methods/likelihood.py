@@ -43,8 +43,6 @@ class FreeBits:
     def __post_init__(self) -> None:
         if self.per not in ("layer", "channel"):
             raise UserError(f"method.free_bits.per={self.per!r} is not one of: layer, channel")
-        if self.nats < 0:
-            raise UserError(f"method.free_bits.nats={self.nats} must not be negative")
 
     def at(self, epoch: float) -> float:
         """$\\lambda$ at an epoch."""
@@ -108,10 +106,6 @@ class MaximumLikelihood(Method):
             raise UserError(f"method.objective={objective!r} is not one of: elbo, iwae")
         if objective == "iwae" and free_bits is not None:
             raise UserError("method.free_bits is a floor under a KL, which objective=iwae has not; set it to null")
-        if samples < 1 or not 0 <= beta < math.inf:
-            raise UserError(
-                f"method.samples={samples} must be at least 1, and method.beta={beta} at least 0 and finite"
-            )
         if decay not in ("constant", "linear", "cosine"):
             raise UserError(f"method.decay={decay!r} is not one of: constant, linear, cosine")
         self.samples, self.warmup, self.free_bits, self.decay = samples, warmup, free_bits, decay

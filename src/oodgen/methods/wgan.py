@@ -40,10 +40,6 @@ class Turns:
     FIRST = 25
     PERIOD = 500
 
-    def __post_init__(self) -> None:
-        if min(self.usual, self.early) < 1:
-            raise UserError(f"method.turns: usual={self.usual} and early={self.early} must be at least 1")
-
     def generator_moves_after(self, step: int) -> bool:
         """Whether a generator step follows the critic step number `step`, counted from 0."""
         done = step + 1
@@ -82,7 +78,7 @@ class WassersteinGAN(Method):
         seed: Seed of the noise of every step.
 
     Raises:
-        UserError: `penalty` or `finetune` is negative, `finetune_loss` is invalid, or `trainer.max_steps` is infinite.
+        UserError: `finetune_loss` is invalid, or `trainer.max_steps` is infinite.
         Diverged: a term of a loss or a gradient is not finite; the message names the step.
 
     Source: Gulrajani et al. 2017, algorithm 1; Choi et al. 2019, section 4 (papers/generative_ensembles, section 2).
@@ -105,10 +101,6 @@ class WassersteinGAN(Method):
         seed: Seed = 0,
     ) -> None:
         super().__init__(model, optimizer, seed)
-        if not 0 <= penalty < math.inf:
-            raise UserError(f"method.penalty={penalty} must not be negative, and finite")
-        if finetune < 0:
-            raise UserError(f"method.finetune={finetune} must not be negative; 0 leaves the critic as the game ends")
         if finetune_loss not in ("cross_entropy", "wasserstein"):
             raise UserError(f"method.finetune_loss={finetune_loss!r} is not one of: cross_entropy, wasserstein")
         self.automatic_optimization = False

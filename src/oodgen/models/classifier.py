@@ -72,14 +72,12 @@ class Trunk(nn.Sequential):
         hidden: F.
 
     Raises:
-        UserError: the shape is not that of an image, or too small for the poolings; a size is not positive.
+        UserError: the shape is not that of an image, or too small for the poolings.
     """
 
     def __init__(self, shape: Sequence[int], channels: Sequence[int], hidden: int) -> None:
         if len(shape) != 3:
             raise UserError(f"model.shape={list(shape)} is not that of an image, [C,H,W]; rows want another model")
-        if min(*shape, *channels, hidden, 1) < 1:
-            raise UserError("model: shape, channels and hidden must be at least 1")
         height, width = (size >> len(channels) for size in shape[1:])
         if min(height, width) < 1:
             raise UserError(f"model.channels={list(channels)} halve {shape[1]}x{shape[2]} images to nothing")
@@ -96,8 +94,6 @@ class _FeatureClassifier(nn.Module):
 
     def __init__(self, shape: Sequence[int], classes: int, trunk: nn.Module, width: int, dropout: float) -> None:
         super().__init__()
-        if classes < 1 or not 0 <= dropout < 1:
-            raise UserError(f"model: classes={classes} must be at least 1, and dropout={dropout} in [0, 1)")
         self.shape, self.classes = tuple(shape), classes
         self.trunk, self.dropout, self.head = trunk, nn.Dropout(dropout), nn.Linear(width, classes)
 
@@ -140,7 +136,7 @@ class DenseClassifier(_FeatureClassifier):
         dropout: Dropout probability of the hidden units.
 
     Raises:
-        UserError: the shape is not that of a row, or a size is not positive.
+        UserError: the shape is not that of a row, or there is no hidden layer.
 
     Source: Choi, Jang, Alemi 2019, section 4.2 (papers/generative_ensembles, section 2): two layers of 512, the dropout
     probability is not given.
@@ -149,8 +145,8 @@ class DenseClassifier(_FeatureClassifier):
     def __init__(self, shape: Sequence[Count], classes: Count, hidden: Sequence[Count], dropout: Share = 0.5) -> None:
         if len(shape) != 1:
             raise UserError(f"model.shape={list(shape)} is not that of a row, [columns]; images want another model")
-        if not hidden or min(*shape, *hidden) < 1:
-            raise UserError("model: shape must be at least 1, and hidden name at least one layer of at least 1")
+        if not hidden:
+            raise UserError("model.hidden is empty; name the width of at least one layer")
         layers: list[nn.Module] = []
         for below, above in pairwise([shape[0], *hidden]):
             layers += [nn.Dropout(dropout)] if layers else []

@@ -15,7 +15,7 @@ from oodgen.errors import UserError
 from oodgen.models.likelihoods import Likelihood
 from oodgen.models.one_layer import OneLayerVAE, diagonal_gaussian
 from oodgen.models.priors import Prior
-from oodgen.models.vae import Isotropic, activation_module
+from oodgen.models.vae import Isotropic
 from oodgen.options import Activation, Count
 
 __all__ = ["DenseVAE"]
@@ -26,7 +26,7 @@ class Encoder(nn.Module):
 
     def __init__(self, columns: int, hidden: int, latent: int, activation: str) -> None:
         super().__init__()
-        self.features = nn.Sequential(nn.Linear(columns, hidden), activation_module(activation))
+        self.features = nn.Sequential(nn.Linear(columns, hidden), getattr(nn, activation)())
         self.head = nn.Linear(hidden, 2 * latent)
 
     def forward(self, y: Tensor) -> Normal:
@@ -40,9 +40,7 @@ class Decoder(nn.Module):
     def __init__(self, latent: int, hidden: int, outputs: int, activation: str, likelihood: Likelihood) -> None:
         super().__init__()
         self.likelihood = likelihood
-        self.features = nn.Sequential(
-            nn.Linear(latent, hidden), activation_module(activation), nn.Linear(hidden, outputs)
-        )
+        self.features = nn.Sequential(nn.Linear(latent, hidden), getattr(nn, activation)(), nn.Linear(hidden, outputs))
 
     def forward(self, z: Tensor) -> Distribution:
         """Codes (S, B, d) to the distribution of rows, whose `log_prob` has shape (S, B)."""
@@ -61,7 +59,7 @@ class DenseVAE(OneLayerVAE):
         prior: p(z); None is $\mathcal N(0, I)$.
 
     Raises:
-        UserError: the shape is not that of a row, or a size is not positive.
+        UserError: the shape is not that of a row.
     """
 
     def __init__(
@@ -76,8 +74,6 @@ class DenseVAE(OneLayerVAE):
     ) -> None:
         if len(shape) != 1:
             raise UserError(f"model.shape={list(shape)} is not that of a row, [columns]; images want another model")
-        if min(*shape, latent, encoder, decoder) < 1:
-            raise UserError("model: shape, latent, encoder and decoder must be at least 1")
         columns = shape[0]
         networks = (
             Encoder(columns, encoder, latent, activation),

@@ -64,10 +64,7 @@ class Glow(Density):
         learned_top: bool = True,
     ) -> None:
         super().__init__()
-        if coupling not in ("affine", "additive"):
-            raise UserError(f"model.coupling={coupling!r} is not one of: affine, additive")
-        if min(steps, levels, hidden) < 1:
-            raise UserError(f"model: steps={steps}, levels={levels} and hidden={hidden} must be at least 1")
+        affine = {"affine": True, "additive": False}[coupling]
         channels, height, width = self.shape = tuple(shape)
         if height % 2**levels or width % 2**levels:
             fit = [2**levels * -(-n // 2**levels) for n in (height, width)]
@@ -81,7 +78,7 @@ class Glow(Density):
             channels, height, width = 4 * channels, height // 2, width // 2
             layers: list[nn.Module] = []
             for _ in range(steps):
-                layers += [ActNorm(channels), Mixing(channels), Coupling(channels, hidden, coupling == "affine")]
+                layers += [ActNorm(channels), Mixing(channels), Coupling(channels, hidden, affine)]
             if level < levels:
                 self.chains.append(FlowSequential(layers))
                 self.splits.append(Split(channels))

@@ -63,9 +63,6 @@ class LayerSpec:
     stride: Count = 1
 
     def __post_init__(self) -> None:
-        for name in ("latent", "channels", "kernel", "blocks", "stride"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.layers: {name}={getattr(self, name)} must be at least 1")
         if self.kernel % 2 == 0:
             raise UserError(f"model.layers: kernel={self.kernel} must be odd, or a map would not keep its size")
 
@@ -116,7 +113,7 @@ class HierarchicalVAE(LatentVariableModel):
             raise UserError("model.layers is empty; a hierarchy needs at least one layer")
         if scale not in ("variance", "deviation"):
             raise UserError(f"model.scale={scale!r} is not one of: variance, deviation")
-        if len(shape) != 3 or min(shape) < 1:
+        if len(shape) != 3:
             raise UserError(f"model.shape={list(shape)} is not that of an image, [channels,height,width]")
         self.depth, self.stride_first, self.scale = len(self.specs), stride_first, scale
         self.sizes = [(self.shape[1], self.shape[2])]

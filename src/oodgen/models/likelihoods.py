@@ -135,7 +135,7 @@ class GaussianRows(Likelihood):
 
     def __init__(self, sigma: Positive | None = None) -> None:
         super().__init__()
-        if sigma is not None and not FLOOR_ROWS <= sigma < math.inf:
+        if sigma is not None and sigma < FLOOR_ROWS:
             raise UserError(f"sigma={sigma} is below {FLOOR_ROWS:g}: give a larger one, or null to learn it")
         self.sigma = sigma
 
@@ -197,7 +197,7 @@ class LogisticMixture(Likelihood):
             bin's width around y.
 
     Raises:
-        UserError: `pixels` is none of these, or `mixtures` is not positive.
+        UserError: `pixels` is none of these.
     """
 
     discrete: ClassVar[bool] = True
@@ -205,8 +205,6 @@ class LogisticMixture(Likelihood):
 
     def __init__(self, mixtures: Count = 10, pixels: Literal["exact", "dequantised"] = "exact") -> None:
         super().__init__()
-        if mixtures < 1:
-            raise UserError(f"mixtures={mixtures} leaves no component: give 1 or more (PixelCNN++ has 10)")
         self.mixtures, self.pixels = mixtures, _one_of(pixels, ("exact", "dequantised"))
 
     def parameter_channels(self, colours: int) -> int:
@@ -255,7 +253,7 @@ def _one_of(pixels: str, choices: tuple[str, ...]) -> str:
 
 
 def _checked(sigma: float | None) -> float | None:
-    if sigma is not None and not FLOOR <= sigma < math.inf:
+    if sigma is not None and sigma < FLOOR:
         raise UserError(
             f"sigma={sigma} is below a tenth of a grey level, {FLOOR:.1e}: give a larger one, or null to learn it"
         )

@@ -10,6 +10,7 @@ Source: Choi, Jang, Alemi 2019, section 4 (papers/generative_ensembles, section 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -55,15 +56,10 @@ class Mixture(Prior):
     Arguments:
         latent: d, the dimension of z.
         components: K; 100 in the example of TensorFlow Probability that the paper builds on.
-
-    Raises:
-        UserError: one of them is not positive.
     """
 
     def __init__(self, latent: Count, components: Count = 100) -> None:
         super().__init__()
-        if min(latent, components) < 1:
-            raise UserError(f"the prior's latent={latent} and components={components} must be at least 1")
         self.logits = nn.Parameter(torch.zeros(components))
         self.mean = nn.Parameter(torch.randn(components, latent) * math.sqrt(0.5))
         self.log_scale = nn.Parameter(torch.full((components, latent), math.log(0.5) / 2))
@@ -89,23 +85,20 @@ class Flow(Prior):
     passes. The centre is $f^{-1}(0)$.
 
     Arguments:
-        latent: d, the dimension of z.
+        latent: d, the dimension of z, at least 2.
         transforms: The number of transforms.
         hidden: Units of the hidden layers of each transform's network.
-
-    Raises:
-        UserError: `latent` is below 2, or another size below 1.
 
     Source: Papamakarios, Pavlakou, Murray 2017.
     """
 
-    def __init__(self, latent: Count, transforms: Count = 6, hidden: Sequence[Count] = (512, 512)) -> None:
+    def __init__(
+        self,
+        latent: Annotated[int, ">= 2", "< 2147483648"],
+        transforms: Count = 6,
+        hidden: Sequence[Count] = (512, 512),
+    ) -> None:
         super().__init__()
-        if latent < 2 or min(transforms, *hidden) < 1:
-            raise UserError(
-                f"the prior's latent={latent} must be at least 2, transforms={transforms} and hidden={list(hidden)} at "
-                "least 1"
-            )
         from zuko.flows import MAF  # imported here, since it is slow and few models need it
 
         self.latent = latent

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from oodgen.errors import UserError
 from oodgen.models.classifier import Trunk, scaled
 from oodgen.models.one_layer import diagonal_gaussian
 from oodgen.models.vae import Isotropic
@@ -36,15 +35,13 @@ class VIB(nn.Module):
         channels, hidden: Of the encoder's `Trunk`.
 
     Raises:
-        UserError: a size is not positive; also what `Trunk` refuses.
+        UserError: what `Trunk` refuses.
     """
 
     def __init__(
         self, shape: Sequence[Count], classes: Count, latent: Count, channels: Sequence[Count], hidden: Count
     ) -> None:
         super().__init__()
-        if min(classes, latent) < 1:
-            raise UserError(f"model: classes={classes} and latent={latent} must be at least 1")
         self.shape, self.classes = tuple(shape), classes
         self.encoder = nn.Sequential(Trunk(shape, channels, hidden), nn.Linear(hidden, 2 * latent))
         self.head = nn.Linear(latent, classes)

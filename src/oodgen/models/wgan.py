@@ -37,15 +37,15 @@ class WGAN(nn.Module):
         channels: Channels of the widest maps; twice as many after the first halving.
 
     Raises:
-        UserError: H or W is not a multiple of 4, or a number is not positive.
+        UserError: H or W is not a multiple of 4, or the shape is not that of an image.
 
     Source: the authors' code for widths, slope and initialisation (rich_latent), whose generator has no sigmoid.
     """
 
     def __init__(self, shape: Sequence[Count], latent: Count = 128, channels: Count = 32) -> None:
         super().__init__()
-        if len(shape) != 3 or min(*shape, latent, channels) < 1:
-            raise UserError(f"model: shape={list(shape)}, latent={latent} and channels={channels} must be positive")
+        if len(shape) != 3:
+            raise UserError(f"model.shape={list(shape)} is not that of an image, [channels,height,width]")
         colours, height, width = self.shape = tuple(shape)
         if height % 4 or width % 4:
             fit = [4 * -(-n // 4) for n in (height, width)]

@@ -44,8 +44,6 @@ class Device:
     def __post_init__(self) -> None:
         if self.accelerator not in ("auto", "cpu", "gpu"):
             raise UserError(f"device.accelerator={self.accelerator!r} is not one of: auto, cpu, gpu")
-        if str(self.precision) not in ("auto", "32", "bf16"):
-            raise UserError(f"device.precision={self.precision!r} is not one of: auto, 32, bf16")
         if self.accelerator == "gpu" and not torch.cuda.is_available():
             raise UserError("device.accelerator=gpu, but torch sees no GPU here; use device.accelerator=auto")
 

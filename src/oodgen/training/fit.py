@@ -122,15 +122,10 @@ def _check_trainer_options(options: Mapping[str, Any], method: pl.LightningModul
     if turns and clip:
         mend = "use method.clip" if hasattr(method, "clip") else "leave it out"
         raise UserError(f"trainer.gradient_clip_val cannot clip where two optimisers take turns; {mend}")
-    if isinstance(clip, (int, float)) and not clip >= 0:
-        raise UserError(f"trainer.gradient_clip_val={clip} must be positive; null clips nothing")
     if turns and options.get("accumulate_grad_batches", 1) != 1:
         raise UserError(
             "trainer.accumulate_grad_batches cannot be had where two optimisers take turns; raise data.batch_size"
         )
-    for name in ("max_epochs", "max_steps"):
-        if options.get(name) == 0:
-            raise UserError(f"trainer.{name}=0 trains nothing; give at least 1, or -1 for no limit")
 
 
 class _ProgressLines(Callback):
