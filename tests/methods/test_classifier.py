@@ -86,11 +86,11 @@ def test_weighted_cross_entropy_is_that_of_the_data_as_they_are():
 
 
 def test_a_set_without_labels_or_negatives_is_refused():
-    with pytest.raises(UserError, match=r"^CrossEntropy learns from labels, and the inlier set has none; choose"):
+    with pytest.raises(UserError, match=r"^CrossEntropy needs labels, which the inlier set does not have; choose"):
         CrossEntropy(dense(), sgd).initialise(Batch(rows(1), torch.arange(6), 0))
-    with pytest.raises(UserError, match=r"serve negative examples.*leave data\.negative out"):
+    with pytest.raises(UserError, match=r"data\.negative is set, .* does not use negative examples"):
         CrossEntropy(dense(), sgd).initialise(Batch(rows(1), torch.arange(6), 0, LABELS, negative=rows(2)))
-    with pytest.raises(UserError, match="learns from negatives, and the data have none"):
+    with pytest.raises(UserError, match="needs a negative set; add one"):
         BinaryCrossEntropy(dense(1), sgd).initialise(Batch(rows(1), torch.arange(6), 0))
     BinaryCrossEntropy(dense(1), sgd).initialise(Batch(rows(1), torch.arange(6), 0, negative=rows(2)))
 
@@ -100,7 +100,7 @@ def test_labels_beyond_the_models_classes_are_refused_before_training(labels, re
     method = CrossEntropy(dense(), sgd)
     method._trainer = SimpleNamespace(datamodule=SimpleNamespace(labels=torch.tensor(labels)))
     if refused:
-        with pytest.raises(UserError, match=f"run from {labels[0]} to {labels[1]}, and the model tells 3 classes"):
+        with pytest.raises(UserError, match=f"are {labels[0]} to {labels[1]}, but the model has 3 classes"):
             method.on_fit_start()
     else:
         method.on_fit_start()
@@ -117,17 +117,17 @@ def test_members_of_an_ensemble_learn_what_they_need_of_the_data():
     few = SimpleNamespace(negatives=SimpleNamespace(x=rows(2, 2)), train_rows=rows(1))
     members = together(lambda seed: BinaryCrossEntropy(dense(1), sgd, seed, positive_weight=7.0), few)
     assert [member.weight for member in members] == pytest.approx([7 * 2 / 6] * 2)
-    with pytest.raises(UserError, match="run from 0 to 3, and the model tells 3 classes"):
+    with pytest.raises(UserError, match="are 0 to 3, but the model has 3 classes"):
         together(lambda seed: CrossEntropy(dense(), sgd, seed), SimpleNamespace(labels=torch.tensor([0, 3])))
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: MaximumLikelihood(dense(), sgd), "trains a Density, which DenseClassifier is not.*model=vae_grey"),
-        (lambda: InformationBottleneck(dense(), sgd), "trains a Bottleneck, which DenseClassifier is not"),
-        (lambda: CrossEntropy(torch.nn.Linear(3, 3), sgd), "trains a Classifier, which Linear is not"),
-        (lambda: BinaryCrossEntropy(dense(3), sgd), "by one logit, and the model has 3; give model.classes=1"),
+        (lambda: MaximumLikelihood(dense(), sgd), "type Density, which DenseClassifier is not.*model=vae_grey"),
+        (lambda: InformationBottleneck(dense(), sgd), "type Bottleneck, which DenseClassifier is not"),
+        (lambda: CrossEntropy(torch.nn.Linear(3, 3), sgd), "type Classifier, which Linear is not"),
+        (lambda: BinaryCrossEntropy(dense(3), sgd), "one logit, but this one has 3; set model.classes=1"),
     ],
 )
 def test_what_does_not_fit_is_named(make, words):
@@ -223,4 +223,4 @@ def test_a_killed_and_resumed_run_ends_like_a_straight_one_and_separates(command
 def test_unlabelled_images_end_a_run_in_one_line(command, tmp_path):
     separable(tmp_path / "data", labels=False)
     ended = command(*run_options(tmp_path / "data"))
-    assert ended.code == 2 and "learns from labels, and the inlier set has none" in ended.error
+    assert ended.code == 2 and "needs labels, which the inlier set does not have" in ended.error

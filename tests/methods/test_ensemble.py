@@ -280,7 +280,7 @@ WORDS = {
 
 @pytest.mark.parametrize("what", WORDS)
 def test_a_member_that_diverges_ends_the_training_and_is_named(fit, what):
-    with pytest.raises(Diverged, match=rf"^member 2: {WORDS[what]}, in .*method.drop=true goes on without it$"):
+    with pytest.raises(Diverged, match=rf"^member 2: {WORDS[what]}, in .*method.drop=true continues without it$"):
         fit(ensemble(), [Spoil(2, 4, what)])
 
 
@@ -348,9 +348,9 @@ def test_a_gpu_stacks_what_can_be_stacked(monkeypatch, caplog, model, used):
 def test_wrong_options_are_one_line():
     with pytest.raises(UserError, match="at least 2"):
         GenerativeEnsemble(METHODS["likelihood"], 1)
-    with pytest.raises(UserError, match=r"method.inputs names 2 trainings; set method.size"):
+    with pytest.raises(UserError, match=r"method.inputs names 2 different trainings, but method.size=3"):
         ensemble(inputs=["a", "b"])
-    with pytest.raises(UserError, match=r"method.inputs names 2 trainings"):
+    with pytest.raises(UserError, match=r"method.inputs names 2 different trainings"):
         ensemble(inputs=["a", "b", "a"])
 
 
@@ -361,22 +361,22 @@ def test_members_that_take_steps_of_their_own_train_apart():
     assert ensemble(make=game).apart and ensemble("apart").apart and not ensemble().apart
     assert not ensemble(make=game, inputs=["a", "b", "c"]).apart
     for how in ("sequential", "stacked"):
-        with pytest.raises(UserError, match=r"NegativeSampling .* steps of its own.*method.how=apart"):
+        with pytest.raises(UserError, match=r"NegativeSampling .* several optimisers.*method.how=apart"):
             ensemble(how, make=game)
-    with pytest.raises(UserError, match=r"method.drop .* training that all share"):
+    with pytest.raises(UserError, match=r"method.drop needs members that train together"):
         ensemble(make=game, drop=True)
 
 
 def test_data_of_a_single_model_are_refused(fit):
-    with pytest.raises(UserError, match=r"serve no 3 members; set data.members"):
+    with pytest.raises(UserError, match=r"have no batches for 3 members; set data.members"):
         fit(ensemble(), members=None)
-    with pytest.raises(UserError, match=r"serve no 3 members"):
+    with pytest.raises(UserError, match=r"have no batches for 3 members"):
         fit(ensemble(), members=2)
 
 
 def test_a_stream_that_no_member_uses_is_refused():
     batch = Batch.of_members([loader(seed, auxiliary=True).batch(0) for seed in SEEDS])
-    with pytest.raises(UserError, match="serve auxiliary examples"):
+    with pytest.raises(UserError, match="does not use auxiliary examples"):
         ensemble().initialise(batch)
 
 

@@ -146,7 +146,7 @@ def test_wrong_weights_and_models_are_one_line():
         with pytest.raises(UserError, match=r"method.weights=") as error:
             method(make(), weights=weights)
         assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match=r"trains a Hierarchy, which Glow is not.*model=hvae_tiny"):
+    with pytest.raises(UserError, match=r"needs a model of type Hierarchy, which Glow is not.*model=hvae_tiny"):
         method(Glow((1, 4, 4), 1, 1, 4))
 
 

@@ -155,7 +155,7 @@ def test_free_bits_of_nothing_there_is_are_refused():
     [
         ({"decay": "exponential"}, "decay='exponential' is not one of"),
         ({"objective": "waic"}, "objective='waic' is not one of: elbo, iwae"),
-        ({"objective": "iwae", "free_bits": FreeBits()}, "free_bits is a floor under a KL"),
+        ({"objective": "iwae", "free_bits": FreeBits()}, "free_bits needs a KL term"),
     ],
 )
 def test_wrong_options_are_one_line(options, message):

@@ -150,7 +150,7 @@ def test_negatives_teach_the_encoder_alone(source):
         ({"negatives": "mnist"}, "negatives='mnist' is not one of: dataset, uniform, noisy, generated"),
         ({"negatives": "uniform", "clip": 1.0}, r"trainer\.gradient_clip_val"),
         ({"clip": 1.0}, r"trainer\.gradient_clip_val"),
-        ({"negatives": "uniform", "pull": 0.0}, "pull is for negatives=generated"),
+        ({"negatives": "uniform", "pull": 0.0}, "pull needs method.negatives=generated"),
     ],
 )
 def test_wrong_options_are_one_line(options, words):
@@ -161,6 +161,6 @@ def test_wrong_options_are_one_line(options, words):
 
 def test_a_negative_set_that_is_not_there_is_said_before_training():
     method = NegativeSampling(tiny(), sgd, "dataset")
-    with pytest.raises(UserError, match=r"no negative set; add one as \+dataset@data\.negative="):
+    with pytest.raises(UserError, match=r"needs a negative set; .* \+dataset@data\.negative="):
         method.initialise(Batch(images(0), torch.arange(SIZE), 0))
     method.initialise(batch(0))

@@ -115,8 +115,8 @@ def test_a_short_training_is_fine_tuned_in_its_second_half(tmp_path, caplog):
     watch = Watch(turns=Turns(1, 1))  # 4,001 steps
     train(watch.method, tmp_path, max_steps=9)
     assert [player for player, _ in watch.steps] == ["critic", "generator"] * 5 + ["critic"] * 4
-    assert "critic against generator to step 5, then the critic alone to step 9" in caplog.text
-    with pytest.raises(UserError, match=r"trainer\.max_steps=-1 leaves no end"):
+    assert "training critic and generator until step 5, then the critic alone until step 9" in caplog.text
+    with pytest.raises(UserError, match=r"trainer\.max_steps=-1 has no last steps"):
         train(Watch().method, tmp_path / "endless", max_steps=-1)
     with pytest.raises(UserError, match=r"gradient_clip_val cannot clip.*; leave it out$"):
         train(Watch().method, tmp_path / "clipped", max_steps=1, gradient_clip_val=1)
@@ -291,7 +291,7 @@ def test_what_is_not_finite_stops_the_game_before_it_touches_a_weight(tmp_path, 
     method = WassersteinGAN(tiny(), partial(torch.optim.SGD, lr=0.1), Turns(1, 1))
     poison(where(method.model))
     before = copy.deepcopy(method.model.state_dict())
-    with pytest.raises(Diverged, match=rf"^the critic's gap is not finite at step 0, in {words}$"):
+    with pytest.raises(Diverged, match=rf"^the critic gap is not finite at step 0, in {words}$"):
         train(method, tmp_path, max_steps=3)
     for name, value in method.model.state_dict().items():
         assert torch.equal(value.nan_to_num(7.0), before[name].nan_to_num(7.0)), name

@@ -117,8 +117,8 @@ def test_rows_are_means_of_the_decoder():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"shape": (1, 8, 8)}, "not that of a row"),
-        ({"sigma": 1e-4}, "sigma=0.0001 is below 0.001"),
+        ({"shape": (1, 8, 8)}, "not a row shape"),
+        ({"sigma": 1e-4}, "sigma=0.0001 must be at least 0.001"),
     ],
 )
 def test_what_does_not_fit_is_one_line(options, words):

@@ -21,7 +21,7 @@ hierarchies = pytest.mark.parametrize("hierarchy", [BottomUpVAE, LadderVAE, BIVA
         ({"layers": []}, "model.layers is empty"),
         ({"layers": [{"latent": 2, "kernel": 4}]}, "kernel=4 must be odd"),
         ({"scale": "std"}, "model.scale='std' is not one of"),
-        ({"shape": (30,)}, r"model.shape=\[30\] is not that of an image"),
+        ({"shape": (30,)}, r"model.shape=\[30\] is not an image shape"),
     ],
 )
 def test_a_model_that_cannot_be_is_refused_in_one_line(hierarchy, change, message):

@@ -210,5 +210,5 @@ def test_a_prior_learns_from_codes_and_codes_from_it(kind):
 
 
 def test_a_prior_of_another_size_is_refused():
-    with pytest.raises(UserError, match=r"prior is of 4 numbers, model\.latent is 3"):
+    with pytest.raises(UserError, match=r"prior has dimension 4, but model\.latent=3"):
         vae(Mixture(4))

@@ -20,7 +20,7 @@ def accuracy_rows(run_key: tuple[str, str, int], evidence: Mapping[str, Tensor],
     ensemble p(c|x) is the mean over members.
 
     Arguments:
-        who: Experiment, fingerprint and seed.
+        run_key: Experiment, fingerprint and seed.
         evidence: Evidence of the inlier's test split.
         test: The split.
     """

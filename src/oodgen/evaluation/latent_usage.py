@@ -32,7 +32,7 @@ def latent_usage(
 
     Arguments:
         evaluated: The model.
-        who: Experiment, fingerprint and seed.
+        run_key: Experiment, fingerprint and seed.
         sets: Data sets, the inlier's first.
         count: n, at most.
     """

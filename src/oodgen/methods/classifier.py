@@ -41,8 +41,8 @@ class CrossEntropy(Method):
     def initialise(self, batch: Batch) -> None:
         if batch.y is None:
             raise UserError(
-                f"{type(self).__name__} learns from labels, and the inlier set has none; choose a set with labels "
-                "(`python -m oodgen.data` tells), or a method that needs none"
+                f"{type(self).__name__} needs labels, which the inlier set does not have; choose another set, or a "
+                "method without labels"
             )
         self.check_streams(batch)
 
@@ -50,8 +50,8 @@ class CrossEntropy(Method):
         labels = self.trainer.datamodule.labels  # type: ignore[attr-defined]
         if not 0 <= int(labels.min()) <= int(labels.max()) < self.model.classes:
             raise UserError(
-                f"the labels run from {int(labels.min())} to {int(labels.max())}, and the model tells "
-                f"{self.model.classes} classes from 0 on; give model.classes={int(labels.max()) + 1}"
+                f"the labels are {int(labels.min())} to {int(labels.max())}, but the model has "
+                f"{self.model.classes} classes, counted from 0; set model.classes={int(labels.max()) + 1}"
             )
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
@@ -139,8 +139,8 @@ class BinaryCrossEntropy(Method):
         super().__init__(model, optimizer, seed)
         if self.model.classes != 1:
             raise UserError(
-                f"{type(self).__name__} tells negatives by one logit, and the model has {self.model.classes}; "
-                "give model.classes=1"
+                f"{type(self).__name__} needs a model with one logit, but this one has {self.model.classes}; "
+                "set model.classes=1"
             )
         self.positive_weight, self.odds = positive_weight, 1.0
 
@@ -150,8 +150,7 @@ class BinaryCrossEntropy(Method):
     def initialise(self, batch: Batch) -> None:
         if batch.negative is None:
             raise UserError(
-                f"{type(self).__name__} learns from negatives, and the data have none; add a set as "
-                "+dataset@data.negative=emnist_letters"
+                f"{type(self).__name__} needs a negative set; add one, e.g. +dataset@data.negative=emnist_letters"
             )
         self.check_streams(batch)
 

@@ -65,7 +65,10 @@ class GenerativeEnsemble(Method):
         inputs: Sequence[FolderName] | None = None,
     ) -> None:
         if inputs is not None and (len(inputs) != size or len(set(inputs)) != size):
-            raise UserError(f"method.inputs names {len(set(inputs))} trainings; set method.size to as many")
+            raise UserError(
+                f"method.inputs names {len(set(inputs))} different trainings, but method.size={size}; they must be "
+                "equal"
+            )
         methods = []
         for i in range(1, size + 1):
             torch.manual_seed(member_seed(seed, i))
@@ -74,12 +77,14 @@ class GenerativeEnsemble(Method):
         turns = not methods[0].automatic_optimization
         if turns and how in ("sequential", "stacked"):
             raise UserError(
-                f"{type(methods[0]).__name__} as configured takes optimiser steps of its own, in which members do not "
-                "join; method.how=apart trains each by itself"
+                f"{type(methods[0]).__name__} as configured has several optimisers, so members cannot share a step; "
+                "use method.how=apart"
             )
         self.apart = inputs is None and (how == "apart" or turns)
         if drop and (self.apart or inputs is not None):
-            raise UserError("method.drop lets go of a member of a training that all share; here each has its own")
+            raise UserError(
+                "method.drop needs members that train together; here each is a separate training, so remove it"
+            )
         self.monitor = methods[0].monitor
         self.methods = tuple(methods)  # no ModuleList: the weights belong to the ensemble
         self.how, self.drop = how, drop
@@ -101,7 +106,9 @@ class GenerativeEnsemble(Method):
 
     def initialise(self, batch: Batch) -> None:
         if batch.index.ndim != 2 or len(batch.index) != len(self.methods):
-            raise UserError(f"the data serve no {len(self.methods)} members; set data.members=${{method.size}}")
+            raise UserError(
+                f"the data have no batches for {len(self.methods)} members; set data.members=${{method.size}}"
+            )
         for method, part in zip(self.methods, batch.members(), strict=True):
             method.initialise(part)
 
@@ -200,12 +207,12 @@ class GenerativeEnsemble(Method):
             except RuntimeError as error:  # of vmap, or the memory does not hold the activations of all
                 if self.how == "stacked":
                     raise
-                log.warning("the members cannot be stacked (%s), so they train in turn", str(error).splitlines()[0])
+                log.warning("members cannot be stacked (%s); training them sequentially", str(error).splitlines()[0])
                 way = "sequential"
         if way == "sequential":
             self._compute_step = lambda batches: sequential(methods, batches)
         if self.used != way:
-            log.info("%d members train together: %s", len(methods), way)
+            log.info("training %d members together: %s", len(methods), way)
         self.used = way
         assert self._compute_step is not None
         return found or self._compute_step(batches)
@@ -216,8 +223,8 @@ class GenerativeEnsemble(Method):
             check()
         except Diverged as error:
             if not self.drop or len(self.active_members()) <= 2:
-                mend = "" if self.drop else "; method.drop=true goes on without it"
-                raise Diverged(f"member {member}: {error}{mend}") from error
+                advice = "" if self.drop else "; method.drop=true continues without it"
+                raise Diverged(f"member {member}: {error}{advice}") from error
             log.warning("dropped member %d: %s", member, error)
             self.dropped[member] = str(error)
             self.model.alive[member - 1] = False

@@ -84,7 +84,7 @@ def _weights(weights: str | float | Sequence[float], depth: int) -> list[float]:
         weights = [1.0, *[float(weights)] * (depth - 1)]
     if len(weights) != depth or not weights[0] > 0:
         raise UserError(
-            f"method.weights={list(weights)} are not {depth} numbers, one for each of the levels 0 to {depth - 1}, the "
-            "first positive"
+            f"method.weights={list(weights)} must be {depth} numbers, one for each level 0 to {depth - 1}, the first "
+            "positive"
         )
     return [float(weight) for weight in weights]

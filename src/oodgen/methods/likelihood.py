@@ -105,7 +105,9 @@ class MaximumLikelihood(Method):
         if objective not in ("elbo", "iwae"):
             raise UserError(f"method.objective={objective!r} is not one of: elbo, iwae")
         if objective == "iwae" and free_bits is not None:
-            raise UserError("method.free_bits is a floor under a KL, which objective=iwae has not; set it to null")
+            raise UserError(
+                "method.free_bits needs a KL term, which method.objective=iwae does not have; set it to null"
+            )
         if decay not in ("constant", "linear", "cosine"):
             raise UserError(f"method.decay={decay!r} is not one of: constant, linear, cosine")
         self.samples, self.warmup, self.free_bits, self.decay = samples, warmup, free_bits, decay

@@ -38,7 +38,7 @@ class Method(pl.LightningModule):
     Attributes:
         needs: Class or Protocol of the model.
         example_model: Name of a config of such a model, for the error message.
-        monitor: The term of the loss that validation reports, a sum of the others.
+        monitor: Name of the term that validation reports, a combination of the others.
         selects_best: Whether a larger `monitor` is better, so that the best checkpoint is selected by it.
         calls_forward: Whether a step calls `model.forward`, which is all that `device.compile` compiles.
 
@@ -60,8 +60,8 @@ class Method(pl.LightningModule):
         super().__init__()
         if not isinstance(model, self.needs):
             raise UserError(
-                f"{type(self).__name__} trains a {self.needs.__name__}, which {type(model).__name__} is not; choose "
-                f"such a model, as model={self.example_model}"
+                f"{type(self).__name__} needs a model of type {self.needs.__name__}, which {type(model).__name__} "
+                f"is not; choose another, e.g. model={self.example_model}"
             )
         self.model, self.optimizer, self.seed = model, optimizer, seed
         self._codes: list[list[Normal]] = []
@@ -75,9 +75,12 @@ class Method(pl.LightningModule):
         try:
             made = self.optimizer(parameters)
         except (TypeError, ValueError) as error:
-            raise UserError(f"method.optimizer: {error}; torch.optim documents its options") from error
+            raise UserError(f"method.optimizer: {error}; see the documentation of torch.optim") from error
         if not isinstance(made, Optimizer) or isinstance(made, LBFGS):
-            raise UserError(f"method.optimizer: {type(made).__name__} does not step on one gradient; Adam does")
+            raise UserError(
+                f"method.optimizer: {type(made).__name__} is not an optimizer that steps on one gradient; choose "
+                "e.g. Adam"
+            )
         return made
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Terms]:
@@ -102,14 +105,14 @@ class Method(pl.LightningModule):
         """Raise UserError if the data are those of an ensemble, or contain a stream that the method does not use."""
         if batch.index.ndim > 1:
             raise UserError(
-                f"data.members={len(batch.index)} serves an ensemble, and {type(self).__name__} trains one model; "
-                "leave it out, or choose method=ensemble"
+                f"data.members={len(batch.index)} is for ensembles, but {type(self).__name__} trains one model; "
+                "remove it, or choose method=ensemble"
             )
         served = {"auxiliary": bool(batch.auxiliary), "negative": batch.negative is not None}
         for stream in {name for name, there in served.items() if there} - self.extra_streams():
             raise UserError(
-                f"the data serve {stream} examples, which {type(self).__name__} as configured does not train with; "
-                f"leave data.{stream} out, or choose a method that uses it"
+                f"data.{stream} is set, but {type(self).__name__} as configured does not use {stream} examples; "
+                "remove it, or choose a method that does"
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -245,7 +248,7 @@ def _describe(name: str) -> str:
         "kl_negative": "the KL of the negatives",
         "kl_generated": "the KL of generated images",
         "log_py": "log p(y|x)",
-        "critic_gap": "critic's gap",
+        "critic_gap": "critic gap",
         "real": "D(x)",
         "generated": "D(G(z))",
         "penalty": "the gradient penalty",

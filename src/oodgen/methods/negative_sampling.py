@@ -76,11 +76,9 @@ class NegativeSampling(Method):
         if negatives is not None and negatives not in SOURCES:
             raise UserError(f"method.negatives={negatives!r} is not one of: {', '.join(SOURCES)}")
         if clip is not None and negatives != "generated":
-            raise UserError(
-                "method.clip is for negatives=generated; one optimiser is clipped by trainer.gradient_clip_val"
-            )
+            raise UserError("method.clip needs method.negatives=generated; use trainer.gradient_clip_val instead")
         if pull != 1 and negatives != "generated":
-            raise UserError("method.pull is for negatives=generated; no decoder makes the others")
+            raise UserError("method.pull needs method.negatives=generated; remove it")
         self.automatic_optimization = negatives != "generated"
         self.negatives, self.sigma, self.clip, self.pull = negatives, sigma, clip, pull
         self.shifted = Isotropic(mean=shift)
@@ -91,8 +89,7 @@ class NegativeSampling(Method):
     def initialise(self, batch: Batch) -> None:
         if self.negatives == "dataset" and batch.negative is None:
             raise UserError(
-                "method.negatives=dataset, but the data have no negative set; add one as "
-                "+dataset@data.negative=emnist_letters"
+                "method.negatives=dataset needs a negative set; add one, e.g. +dataset@data.negative=emnist_letters"
             )
         super().initialise(batch)
 

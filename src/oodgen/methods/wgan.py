@@ -115,10 +115,14 @@ class WassersteinGAN(Method):
     def on_train_start(self) -> None:
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
-            raise UserError("trainer.max_steps=-1 leaves no end before which to fine-tune the critic; give a number")
+            raise UserError("trainer.max_steps=-1 has no last steps in which to fine-tune the critic; give a number")
         # the first critic-only step
         self.critic_only_from = int(total) - min(self.finetune, int(total) // 2)
-        log.info("critic against generator to step %d, then the critic alone to step %d", self.critic_only_from, total)
+        log.info(
+            "training critic and generator until step %d, then the critic alone until step %d",
+            self.critic_only_from,
+            total,
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         noise, critic_only = self.noise(batch), batch.step >= self.critic_only_from

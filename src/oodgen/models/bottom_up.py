@@ -49,7 +49,7 @@ class LevelState:
         return [self.q[i].log_prob(self.z[i]) - self.p[i].log_prob(self.z[i]) for i in sorted(self.q)]
 
     def kls(self, samples: int, batch: int) -> Tensor:
-        """The closed-form KL(q || p) of each layer in q, given the layers above: (layers, S, B), nats."""
+        """The closed-form KL(q || p) of each layer in q, given the layers above, expanded to (layers, S, B); nats."""
         kls = [kl_divergence(self.q[i], self.p[i]).flatten(2).sum(2) for i in sorted(self.q)]
         return torch.stack([kl.expand(samples, batch) for kl in kls])
 

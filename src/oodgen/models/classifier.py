@@ -77,10 +77,12 @@ class Trunk(nn.Sequential):
 
     def __init__(self, shape: Sequence[int], channels: Sequence[int], hidden: int) -> None:
         if len(shape) != 3:
-            raise UserError(f"model.shape={list(shape)} is not that of an image, [C,H,W]; rows want another model")
+            raise UserError(f"model.shape={list(shape)} is not an image shape [C,H,W]; choose another model for rows")
         height, width = (size >> len(channels) for size in shape[1:])
         if min(height, width) < 1:
-            raise UserError(f"model.channels={list(channels)} halve {shape[1]}x{shape[2]} images to nothing")
+            raise UserError(
+                f"model.channels={list(channels)} are too many: each halves the image of {shape[1]} x {shape[2]} pixels"
+            )
         layers: list[nn.Module] = []
         for below, above in pairwise([shape[0], *channels]):
             convolution = nn.Conv2d(below, above, 3, padding=1, bias=False)
@@ -144,7 +146,7 @@ class DenseClassifier(_FeatureClassifier):
 
     def __init__(self, shape: Sequence[Count], classes: Count, hidden: Sequence[Count], dropout: Share = 0.5) -> None:
         if len(shape) != 1:
-            raise UserError(f"model.shape={list(shape)} is not that of a row, [columns]; images want another model")
+            raise UserError(f"model.shape={list(shape)} is not a row shape [columns]; choose another model for images")
         if not hidden:
             raise UserError("model.hidden is empty; name the width of at least one layer")
         layers: list[nn.Module] = []

@@ -73,7 +73,7 @@ class DenseVAE(OneLayerVAE):
         prior: Prior | None = None,
     ) -> None:
         if len(shape) != 1:
-            raise UserError(f"model.shape={list(shape)} is not that of a row, [columns]; images want another model")
+            raise UserError(f"model.shape={list(shape)} is not a row shape [columns]; choose another model for images")
         columns = shape[0]
         networks = (
             Encoder(columns, encoder, latent, activation),

@@ -190,6 +190,6 @@ class HierarchyWithPosteriors(Hierarchy, Protocol):
         $\mathcal L^{>0}$ for each sample.
 
         Raises:
-            ValueError: `posteriors` has not L entries.
+            ValueError: `posteriors` does not have L entries.
         """
         ...

@@ -131,7 +131,7 @@ class LogisticMixture(Distribution):
         $$\mathbb E[\mathrm{clip}(X)] = -1 + s\, \Big[\mathrm{softplus}\Big(\frac{m + 1}{s}\Big)
           - \mathrm{softplus}\Big(\frac{m - 1}{s}\Big)\Big]$$
 
-            Exact up to rounding to the levels (at most half a bin) and clipping of a colour that others depend on.
+        Exact up to rounding to the levels (at most half a bin) and clipping of a colour that others depend on.
         """
         expected: list[Tensor] = []
         for channel in range(self.means.shape[2]):

@@ -33,7 +33,7 @@ class Ensemble(nn.Module):
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         if len(members) < 2:
-            raise UserError(f"an ensemble of {len(members)} has no variance: method.size must be at least 2")
+            raise UserError(f"method.size={len(members)} must be at least 2: the variance is over members")
         self.members = nn.ModuleList(members)
         self.register_buffer("alive", torch.ones(len(members), dtype=torch.bool))
 

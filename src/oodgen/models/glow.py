@@ -48,7 +48,7 @@ class Glow(Density):
             $\mathcal N(0, I)$, initialised from data); otherwise its prior is standard normal.
 
     Raises:
-        UserError: H or W does not divide by $2^L$, or an option is none of these.
+        UserError: H or W is not divisible by $2^L$, or an option is invalid.
     """
 
     bin = 1 / (LEVELS - 1)  # log_px is a log-mass
@@ -69,7 +69,7 @@ class Glow(Density):
         if height % 2**levels or width % 2**levels:
             fit = [2**levels * -(-n // 2**levels) for n in (height, width)]
             raise UserError(
-                f"model: {height} x {width} pixels do not divide by 2^{levels}, once for each of model.levels; "
+                f"model: {height} x {width} pixels are not divisible by {2**levels} (2 for each of model.levels); "
                 f"set data.size=[{fit[0]},{fit[1]}] and model.shape=[{channels},{fit[0]},{fit[1]}]"
             )
         self.chains, self.splits = nn.ModuleList(), nn.ModuleList()

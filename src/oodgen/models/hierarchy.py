@@ -37,7 +37,7 @@ class BottomUpVAE(ChainVAE):
         shape: Image shape (C, H, W).
         layers: Layers 1 to L, lowest first; see `oodgen.models.layered.LayerSpec` for their fields.
         likelihood: Observation model $p(x | z)$.
-        skips: Connections $z_i \to z_{i+2}$ in both networks. (In the authors' code most of them are inert.)
+        skips: Connections $z_i \to z_{i+2}$ in both networks. (In the authors' code most of them have no effect.)
         stride_first: Reduce in the first residual block of a stage instead of the last; see `Stage`.
         scale: What the softplus output of a Gaussian is, "variance" or "deviation".
 

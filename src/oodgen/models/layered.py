@@ -64,7 +64,7 @@ class LayerSpec:
 
     def __post_init__(self) -> None:
         if self.kernel % 2 == 0:
-            raise UserError(f"model.layers: kernel={self.kernel} must be odd, or a map would not keep its size")
+            raise UserError(f"model.layers: kernel={self.kernel} must be odd, so that feature maps keep their size")
 
 
 # The arguments of each LayerSpec, lowest layer first.
@@ -110,11 +110,11 @@ class HierarchicalVAE(LatentVariableModel):
         super().__init__(shape, likelihood)
         self.specs = [LayerSpec(**layer) for layer in layers]  # type: ignore[arg-type]
         if not self.specs:
-            raise UserError("model.layers is empty; a hierarchy needs at least one layer")
+            raise UserError("model.layers is empty; give at least one layer")
         if scale not in ("variance", "deviation"):
             raise UserError(f"model.scale={scale!r} is not one of: variance, deviation")
         if len(shape) != 3:
-            raise UserError(f"model.shape={list(shape)} is not that of an image, [channels,height,width]")
+            raise UserError(f"model.shape={list(shape)} is not an image shape [channels,height,width]")
         self.depth, self.stride_first, self.scale = len(self.specs), stride_first, scale
         self.sizes = [(self.shape[1], self.shape[2])]
         for spec in self.specs:
@@ -135,13 +135,15 @@ class HierarchicalVAE(LatentVariableModel):
         up: Literal["mean", "sample"] = "mean",
         down: Literal["sample", "mode"] = "sample",
     ) -> list[Bound]:
-        r"""L^{>k} for each k of `ks`, 0 <= k <= L, each with its number of `samples`.
+        r"""$\mathcal L^{>k}$ of several levels k.
 
         Each network is called once, on the samples of all levels. All levels use the same noise for the same variable.
 
         Arguments:
             y: Observed images, shape (B, C, H, W).
             noise: Source of the random numbers.
+            ks: The levels, 0 <= k <= L.
+            samples: The number of samples of each level.
             up: What $q(z_{k+1} | \cdot)$ is conditioned on: the posterior "mean" of $z_{\le k}$ (the paper's section
                 3.2) or a "sample". Without effect where inference draws nothing bottom-up.
             down: $z_{\le k}$ is a "sample" of $p(z_{\le k} | z_{>k})$ (eq. 5) or its "mode" (the authors' script).

@@ -136,7 +136,7 @@ class GaussianRows(Likelihood):
     def __init__(self, sigma: Positive | None = None) -> None:
         super().__init__()
         if sigma is not None and sigma < FLOOR_ROWS:
-            raise UserError(f"sigma={sigma} is below {FLOOR_ROWS:g}: give a larger one, or null to learn it")
+            raise UserError(f"sigma={sigma} must be at least {FLOOR_ROWS:g}; null learns it")
         self.sigma = sigma
 
     def parameter_channels(self, colours: int) -> int:
@@ -248,15 +248,13 @@ def _uniform(x: Tensor, noise: Noise) -> Tensor:
 
 def _one_of(pixels: str, choices: tuple[str, ...]) -> str:
     if pixels not in choices:
-        raise UserError(f"pixels={pixels!r} is not a way to observe pixels here: choose one of {', '.join(choices)}")
+        raise UserError(f"pixels={pixels!r} is not one of: {', '.join(choices)}")
     return pixels
 
 
 def _checked(sigma: float | None) -> float | None:
     if sigma is not None and sigma < FLOOR:
-        raise UserError(
-            f"sigma={sigma} is below a tenth of a grey level, {FLOOR:.1e}: give a larger one, or null to learn it"
-        )
+        raise UserError(f"sigma={sigma} must be at least {FLOOR:.1e}, a tenth of a grey level; null learns it")
     return sigma
 
 

@@ -35,7 +35,10 @@ class WeightNormConv2d(nn.Module):
         self.b = nn.Parameter(torch.zeros(channels_out))
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Maps (N, channels_in, H, W) to (N, channels_out, H', W'); `size` = (H', W'), which `up` leaves open."""
+        """Maps (N, channels_in, H, W) to (N, channels_out, H', W').
+
+        `size` = (H', W') selects the output size with `up`, by default `stride` times the input's; ignored without.
+        """
         if not self.up:
             weight = _weight(self.v, self.g, 0)
             return F.conv2d(x, weight, self.b, self.stride, self.padding)
@@ -162,7 +165,7 @@ class Stage(nn.Module):
         stride_first: Reduce in the first block instead of the last: cheaper, since the others then work on the
             smaller map. The paper reduces in the last.
         size_in, size_out: Spatial sizes before and after.
-        up: A stage of the generative network, mirrored.
+        up: A stage of the generative network, mirrored: `stride_first` then enlarges in the last block.
     """
 
     def __init__(

@@ -64,7 +64,7 @@ class OneLayerVAE(LatentVariableModel):
         self.latent = latent
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
         if (event := prior().event_shape) not in ((), (latent,)):
-            raise UserError(f"model.prior is of {event[0]} numbers, model.latent is {latent}; give both the same")
+            raise UserError(f"model.prior has dimension {event[0]}, but model.latent={latent}; they must be equal")
 
     def bounds(
         self,

@@ -43,7 +43,7 @@ def require_closed_form_kl(prior: Prior, prior_user: str) -> None:
     """Raise UserError, naming `prior_user`, unless the KL from a Gaussian to the prior has a closed form."""
     if not isinstance(prior(), Normal):
         raise UserError(
-            f"{prior_user} needs a KL in closed form, which a {type(prior).__name__} prior has not; "
+            f"{prior_user} needs a closed-form KL, which a {type(prior).__name__} prior does not have; "
             "choose prior@model.prior=standard"
         )
 

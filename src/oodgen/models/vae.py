@@ -190,17 +190,17 @@ class VAE(OneLayerVAE):
         if not len(channels) == len(strides) > 0 or not len(down) == len(up) > 0:
             given = "" if decoder_strides is None else f" decoder_strides={list(decoder_strides)}"
             raise UserError(
-                f"model: channels={list(channels)}, strides={list(strides)} and decoder={down}{given} must be equally "
-                "many"
+                f"model: channels={list(channels)}, strides={list(strides)} and decoder={down}{given} must have the "
+                "same length"
             )
         if len(shape) != 3:
-            raise UserError(f"model.shape={list(shape)} is not that of an image, [channels,height,width]")
+            raise UserError(f"model.shape={list(shape)} is not an image shape [channels,height,width]")
         colours, height, width = shape
         sizes, larger = (_map_sizes((height, width), kernel, path) for path in (strides, up))
         if sizes[-1] != larger[-1]:
             raise UserError(
-                f"model: the encoder ends at a map of {sizes[-1]}, the decoder begins with one of {larger[-1]}; "
-                "strides and decoder_strides must multiply to the same"
+                f"model: the encoder's last feature map is {sizes[-1]}, the decoder's first is {larger[-1]}; "
+                "strides and decoder_strides must have the same product"
             )
         rest = (latent, activation, batch_norm)
         networks = (
@@ -217,8 +217,8 @@ def _map_sizes(image: Size, kernel: int, strides: Sequence[int]) -> list[Size]:
         height, width = ((n + 2 * ((kernel - 1) // 2) - kernel) // stride + 1 for n in sizes[-1])
         if min(height, width) < 1 or (stride == 1 and (height, width) != sizes[-1]):
             raise UserError(
-                f"model: a kernel of {kernel} with stride {stride} does not fit a map of {sizes[-1]}; "
-                "an odd kernel keeps a size, and every stride divides it"
+                f"model: kernel={kernel} with stride {stride} does not fit a feature map of {sizes[-1]}; "
+                "use an odd kernel, and strides that divide the size"
             )
         sizes.append((height, width))
     return sizes

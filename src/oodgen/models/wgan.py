@@ -50,7 +50,7 @@ class WGAN(nn.Module):
         if height % 4 or width % 4:
             fit = [4 * -(-n // 4) for n in (height, width)]
             raise UserError(
-                f"model: {height} x {width} pixels do not halve twice; "
+                f"model: {height} x {width} pixels are not divisible by 4; "
                 f"set data.size=[{fit[0]},{fit[1]}] and model.shape=[{colours},{fit[0]},{fit[1]}]"
             )
         self.latent, whole = latent, (height // 4, width // 4)
