@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from oodgen.models.glow import Glow
+from oodgen.models.likelihoods import Bernoulli
+from oodgen.models.vae import VAE
 from oodgen.noise import ExampleNoise, RandomNoise
-from oodgen.probes.density import LogDensity
+from oodgen.probes.density import FlowParts, LogDensity
 from oodgen.scores.likelihood import bound
 from oodgen.scores.ratio import input_complexity
 
@@ -44,6 +46,24 @@ def test_evidence_is_the_mean_over_observations(model, x):
     torch.testing.assert_close(found["l"], torch.stack(values).mean(0))
     assert torch.equal(found["l"], found["log_px"])
     assert found["l"].shape == (1, 4) and found["l"].dtype == torch.float32
+
+
+@torch.inference_mode()
+def test_the_parts_of_a_flow_by_hand_and_their_sum(model, x):
+    noise = ExampleNoise(0, INDEX)
+    y = model.observe(x, noise)
+    found = FlowParts()(model, x, noise)
+    jacobian = torch.stack(
+        [torch.func.jacrev(lambda one: torch.cat([c.flatten() for c in model.encode(one[None])[0]]))(one) for one in y]
+    )
+    log_det = torch.linalg.slogdet(jacobian.flatten(2).double()).logabsdet
+    codes = torch.cat([code.flatten(1) for code in model.encode(y)[0]], 1)
+    base = torch.distributions.Normal(0.0, 1.0).log_prob(codes).double().sum(1)
+    torch.testing.assert_close(found["log_det"].double(), log_det, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found["base"].double(), base, rtol=1e-5, atol=1e-3)
+    whole = ask(model, x)["l"][0] + 64 * torch.tensor(256.0).log()
+    torch.testing.assert_close(found["base"] + found["log_det"], whole, rtol=1e-5, atol=1e-3)
+    assert not isinstance(VAE((1, 8, 8), 2, [3], [2], 4, Bernoulli("soft")), FlowParts.needs)
 
 
 def test_one_sample_is_the_observation_that_every_bound_sees(model, x):

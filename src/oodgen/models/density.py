@@ -12,7 +12,7 @@ from oodgen.models.likelihoods import Likelihood
 from oodgen.models.nets import data_dependent_init
 from oodgen.noise import Noise
 
-__all__ = ["Attackable", "Bound", "Density", "Hierarchy", "HierarchyWithPosteriors", "LatentVariableModel"]
+__all__ = ["Attackable", "Bound", "Coded", "Density", "Hierarchy", "HierarchyWithPosteriors", "LatentVariableModel"]
 
 
 class Bound(NamedTuple):
@@ -132,6 +132,24 @@ class Attackable(Protocol):
 
     def plausibility(self, y: Tensor, noise: Noise) -> Tensor:
         """The score of observed examples y, (B,), larger = more in-distribution; differentiable in y."""
+        ...
+
+
+@runtime_checkable
+class Coded(Protocol):
+    """A density with codes of an example that are standard normal under its prior."""
+
+    def observe(self, x: Tensor, noise: Noise) -> Tensor: ...
+
+    def codes(self, y: Tensor) -> list[Tensor]:
+        r"""Codes of observed examples, lowest layer first, each (B, *latent); a deterministic function of y.
+
+        Of a flow those of `encode`; of latent variables $(\mu_i - \mu_{p,i}) / \sigma_{p,i}$ at the posterior means
+        $\mu_i$, with $p(z_i | z_{>i})$ given the means of the layers above.
+
+        Raises:
+            UserError: the prior is not Gaussian.
+        """
         ...
 
 

@@ -16,7 +16,7 @@ Source: Kingma & Dhariwal 2018 (Glow); Theis et al. 2016, section 3.1 (dequantis
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +107,10 @@ class Glow(Density):
         code, log_det = self.last(F.pixel_unshuffle(h, 2))
         return [*codes, code], total + log_det
 
+    def codes(self, y: Tensor) -> list[Tensor]:
+        """See `oodgen.models.density.Coded`."""
+        return self.encode(y)[0]
+
     def decode(self, codes: Sequence[Tensor]) -> Tensor:
         """The observed images (B, C, H, W) of codes: the inverse of `encode`."""
         h = F.pixel_shuffle(self.last.inverse(codes[-1]), 2)
@@ -116,10 +120,15 @@ class Glow(Density):
 
     def forward(self, y: Tensor, noise: Noise, samples: int = 1) -> Bound:
         """The exact log-density minus D log 256; deterministic, so the S samples are equal."""
-        codes, log_det = self.encode(y)
-        base = -sum((code.square() + math.log(2 * math.pi)).flatten(1).sum(1) for code in codes) / 2
+        base, log_det = self.log_density_parts(y)
         log_px = base + log_det - math.prod(self.shape) * math.log(LEVELS)
         return Bound(log_px.expand(samples, -1))
+
+    def log_density_parts(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        r"""$\log \mathcal N(\epsilon; 0, I)$ and $\log |\det \partial f / \partial y|$, both (B,), in nats."""
+        codes, log_det = self.encode(y)
+        base = -sum((code.square() + math.log(2 * math.pi)).flatten(1).sum(1) for code in codes) / 2
+        return cast(Tensor, base), log_det
 
     def generate(self, count: int, noise: Noise) -> Tensor:
         device = self.initialised.device

@@ -36,7 +36,7 @@ from oodgen.models.gaussian import (
 )
 from oodgen.models.likelihoods import Likelihood
 from oodgen.models.nets import FromFeatureMap, Stage, data_dependent_init
-from oodgen.noise import Noise
+from oodgen.noise import MedianNoise, Noise
 from oodgen.options import Count
 
 __all__ = ["ChainVAE", "HierarchicalVAE", "LayerSpec", "Layers", "LevelTerms"]
@@ -184,6 +184,13 @@ class HierarchicalVAE(LatentVariableModel):
                 state.q[i], state.z[i] = q, self._draw_posterior(i, q, noise, (samples, len(y)))
         p_x, (log_ratios,), closed_kls = self._top_down(y, [state], noise, (samples,), "sample")
         return Bound(p_x.log_prob(y), tuple(log_ratios), None if closed_kls is None else closed_kls[0])
+
+    def codes(self, y: Tensor) -> list[Tensor]:
+        """See `oodgen.models.density.Coded`."""
+        q = dict(enumerate(self.posteriors(y), 1))
+        state = LevelState({i: q_i.mean for i, q_i in q.items()}, q=q)
+        self._top_down(y, [state], MedianNoise(), (1,), "mode")
+        return [((state.z[i] - state.p[i].mean) / state.p[i].stddev)[0] for i in q]
 
     def _draw_posterior(self, i: int, q: Normal, noise: Noise, shape: tuple[int, int]) -> Tensor:
         """Samples (S, B, *latent) of a posterior of z_i, drawn at the noise sites of `bounds`; `shape` is (S, B)."""

@@ -101,6 +101,16 @@ class OneLayerVAE(LatentVariableModel):
             raise ValueError(f"{len(posteriors)} posteriors do not fit one layer")
         return self._bounds_with_posteriors(y, posteriors, noise, (samples,), "sample")[0]
 
+    def codes(self, y: Tensor) -> list[Tensor]:
+        """See `oodgen.models.density.Coded`."""
+        p = self.prior()
+        if not isinstance(p, Normal):
+            raise UserError(
+                f"codes have no standard form under a {type(self.prior).__name__} prior; leave their probe out, or "
+                "choose prior@model.prior=standard"
+            )
+        return [(self.encoder(y).mean - p.mean) / p.stddev]
+
     def _bounds_with_posteriors(
         self, y: Tensor, posteriors: Sequence[Normal | None], noise: Noise, samples: Sequence[int], down: str
     ) -> list[Bound]:

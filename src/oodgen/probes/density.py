@@ -1,4 +1,4 @@
-r"""The log-density of each example."""
+r"""The log-density of each example, and its two parts for a flow."""
 
 from copy import copy
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from oodgen.models.density import Density
+from oodgen.models.glow import Glow
 from oodgen.noise import ExampleNoise
 from oodgen.options import Count
 from oodgen.probes.probe import Evidence
 
-__all__ = ["LogDensity"]
+__all__ = ["FlowParts", "LogDensity"]
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,24 @@ class LogDensity:
             value += bound.elbo.double()
             log_px += bound.log_px.double()
         return {"l": (value / self.samples).float(), "log_px": (log_px / self.samples).float()}
+
+
+@dataclass(frozen=True)
+class FlowParts:
+    r"""The two terms of a flow's $\log p(y) = \log \mathcal N(f(y); 0, I) + \log |\det \partial f / \partial y|$.
+
+    Evidence, in nats: `base` (N,), the density of the codes, and `log_det` (N,), for the first observation y of
+    `LogDensity`; so with one sample their sum is its `l` up to the constant of the grey levels.
+
+    Source: Morningstar et al. 2021 (DoSE), whose three statistics of Glow are these and $\log p(y)$. The scales of the
+        priors of factored-out codes belong to the determinant here, see `oodgen.models.flow_layers.Split`.
+    """
+
+    needs = Glow
+
+    def batch(self, model: Glow) -> int:
+        return 200
+
+    def __call__(self, model: Glow, x: Tensor, noise: ExampleNoise) -> Evidence:
+        base, log_det = model.log_density_parts(model.observe(x, noise))
+        return {"base": base.float(), "log_det": log_det.float()}
