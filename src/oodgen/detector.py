@@ -12,7 +12,7 @@ Source: Vovk, Gammerman, Shafer 2005, Algorithmic Learning in a Random World, ch
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class Detector:
         if name not in config["scores"]:
             raise UserError(f"{folder} has no score {score}; it has: {', '.join(map(key_and_label, config['scores']))}")
         rule = evaluate.fit_scores({name: build(config["scores"][name], f"scores.{name}")}, kept.validation)
-        recorded = _RecordingEvidence(kept.calibration)
+        recorded = evaluate.RecordingEvidence(kept.calibration)  # only the probes that the score reads are run
         reference = torch.from_numpy(evaluate.compute_scores(rule, recorded)[name]).sort().values
         probes = {probe: build(config["probes"][probe], f"probes.{probe}") for probe in sorted(recorded.probes)}
         probes |= {probe: replace(probes[probe], fitted=kept.fitted[probe]) for probe in probes.keys() & kept.fitted}
@@ -208,24 +208,6 @@ class Detector:
                 f"{examples.dtype} {tuple(examples.shape)}; Detector.decode(path) converts an image file"
             )
         return examples
-
-
-class _RecordingEvidence(Mapping[str, Tensor]):
-    """Evidence that records which probes' entries are read, so that a detector runs only those probes."""
-
-    def __init__(self, evidence: Mapping[str, Tensor]) -> None:
-        self.evidence, self.probes = evidence, set[str]()
-
-    def __getitem__(self, name: str) -> Tensor:
-        value = self.evidence[name]
-        self.probes.add(name.rsplit("/", 1)[0])
-        return value
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.evidence)
-
-    def __len__(self) -> int:
-        return len(self.evidence)
 
 
 def _content_hashes(x: Tensor) -> Tensor:

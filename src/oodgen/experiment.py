@@ -104,6 +104,7 @@ def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None
             evaluate.check_finite(values[name] | means[name], name)
             if name == data.inlier.name:
                 right = accuracy_rows(run_key, evidence, test)
+                spent = evaluate.score_seconds(evaluated, probes, scores, test)
             log.info("scored %s (%d examples)", name, len(test.x))
         width = getattr(model, "bin", None)
         rows = evaluate.result_rows(run_key, values, int(np.prod(data.shape)), config["oracle"], means, width)
@@ -116,7 +117,11 @@ def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None
         seconds = {"train": cost["seconds"], "evaluate": round(time.perf_counter() - start, 1)}
         for line in (warnings := evaluate.diverging_means(values)):
             log.warning(line)
-        notices = {"overrides": list(overrides), "warnings": [*cost.get("warnings", []), *warnings]}
+        notices = {
+            "score_seconds": {score: float(f"{s:.4g}") for score, s in spent.items()},
+            "overrides": list(overrides),
+            "warnings": [*cost.get("warnings", []), *warnings],
+        }
         _write_record(components, folder, train_dir, sets, cost | {"seconds": seconds}, notices)
         page.write(folder)
         loggers.log_results(views, folder)

@@ -19,7 +19,7 @@ from oodgen.data import notmnist as notmnist_module
 from oodgen.data import smallnorb as smallnorb_module
 from oodgen.data.catalog import Dataset, load
 from oodgen.data.celeba import celeba
-from oodgen.data.cifar import cifar10
+from oodgen.data.cifar import cifar10, cifar100
 from oodgen.data.flowers import flowers102
 from oodgen.data.gtsrb import gtsrb
 from oodgen.data.imagenet32 import imagenet32
@@ -27,10 +27,12 @@ from oodgen.data.inverted import inverted
 from oodgen.data.lfw import lfw
 from oodgen.data.mnist import emnist_letters, fashion_mnist, kmnist, mnist
 from oodgen.data.notmnist import notmnist
+from oodgen.data.odin import isun, lsun_crop, lsun_resize
 from oodgen.data.omniglot import omniglot
 from oodgen.data.places import places365
 from oodgen.data.smallnorb import smallnorb
 from oodgen.data.svhn import svhn
+from oodgen.data.textures import textures
 from oodgen.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -241,6 +243,63 @@ def test_cifar10(tmp_path, monkeypatch):
     assert_quadrants(test.x[0], 0)
     x, y = cifar10().read(tmp_path, "train")
     assert x.shape == (10, 3, 32, 32) and y.tolist() == [5, 1, 5, 2, 5, 3, 5, 4, 5, 5]
+
+
+def test_cifar100(tmp_path, monkeypatch):
+    trust(monkeypatch, "torchvision.datasets.cifar")
+    images = np.stack([quadrants(32), RED])
+    for name, first in (("train", 98), ("test", 3)):
+        batch = {"data": planes(images), "fine_labels": [first, 99], "coarse_labels": [1, 2]}
+        write(tmp_path / "cifar-100-python" / name, pickle.dumps(batch))
+    write(tmp_path / "cifar-100-python/meta", pickle.dumps({"fine_label_names": [str(i) for i in range(100)]}))
+    found = load(replace(cifar100(), sizes={"test": 2}), "test", tmp_path)
+    np.testing.assert_array_equal(found.x, images.transpose(0, 3, 1, 2))
+    assert found.y.tolist() == [3, 99] and cifar100().read(tmp_path, "train")[1].tolist() == [98, 99]
+
+
+def test_textures(tmp_path):
+    base = tmp_path / "dtd/dtd"
+    wide = np.pad(quadrants(64), ((0, 0), (30, 30), (0, 0)))  # what the centre crop keeps
+    write(base / "images/zigzagged/zigzagged_0002.jpg", picture(wide, "JPEG", quality=95, subsampling=0))
+    write(base / "images/banded/banded_0004.jpg", picture(np.full((300, 400, 3), 77, np.uint8), "JPEG"))
+    write(base / "labels/test1.txt", b"banded/banded_0004.jpg\nzigzagged/zigzagged_0002.jpg\n")
+    write(base / "labels/train1.txt", b"banded/banded_0004.jpg\n")
+    found = load(replace(textures(), sizes={"test": 2}), "test", tmp_path)
+    assert found.y.tolist() == [0, 1] and (found.x[0] == 77).all()
+    assert_quadrants(found.x[1])
+    assert len(textures().read(tmp_path, "train")[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "folder", "side", "kind"),
+    [
+        (lsun_crop, "LSUN/test", 36, "PNG"),
+        (lsun_resize, "LSUN_resize/LSUN_resize", 32, "PNG"),
+        (isun, "iSUN/iSUN_patches", 32, "JPEG"),
+    ],
+)
+def test_folders_of_odin(tmp_path, monkeypatch, make, folder, side, kind):
+    sharp = np.kron(RNG.integers(0, 2, (side // 2, side // 2, 3), np.uint8) * 255, np.ones((2, 2, 1), np.uint8))
+
+    def download(url: str, root: Path, name: str, md5: str) -> None:
+        assert url.endswith(name) and len(md5) == 32
+        with tarfile.open(Path(root) / name, "w:gz") as tar:
+            for i, image in enumerate((sharp, np.full_like(sharp, 9))):
+                data = picture(image, kind)
+                entry = tarfile.TarInfo(f"{folder}/{i}.{kind.lower()}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
+    with pytest.raises(UserError, match=f"fetch {make().name}"):
+        load(make(), "test", tmp_path)
+    make().fetch(tmp_path)
+    found = load(replace(make(), sizes={"test": 2}), "test", tmp_path)
+    assert found.x.shape == (2, 3, 32, 32) and found.y is None and (found.x[1] == 9).all()
+    if kind == "PNG":  # pixels as published: cropped, not resampled
+        border = (side - 32) // 2
+        inner = sharp[border : border + 32, border : border + 32]
+        np.testing.assert_array_equal(found.x[0], inner.transpose(2, 0, 1))
 
 
 def test_cifar10_with_another_checksum(tmp_path):

@@ -79,7 +79,7 @@ def show(root: Path) -> None:
             row = ("as inlier", "", "made against the trained model")
         else:
             sizes = (f"{split} {size:,} ({_presence(entry, split, root)})" for split, size in entry.sizes.items())
-            row = ("x".join(map(str, entry.shape)), entry.licence, ", ".join(sizes))
+            row = ("x".join(map(str, entry.shape)), f"{entry.licence}; {entry.source}", ", ".join(sizes))
         print(f"{name:18} {row[0]:9} {row[2]:66} {row[1]}".rstrip())
     mend = "get what is absent: python -m oodgen.data fetch NAME"
     print(f"\nThe data root is {terminal(root)} (OODGEN_DATA or --root); {mend}")

@@ -5,6 +5,7 @@ import io
 import logging
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -33,6 +34,7 @@ from oodgen.training.device import Device
 
 __all__ = [
     "EvaluatedModel",
+    "RecordingEvidence",
     "check_finite",
     "collect_evidence",
     "compute_scores",
@@ -42,6 +44,7 @@ __all__ = [
     "reconstructions",
     "result_rows",
     "run_probe",
+    "score_seconds",
 ]
 
 log = logging.getLogger(__name__)
@@ -72,6 +75,21 @@ class EvaluatedModel(NamedTuple):
 def collect_evidence(evaluated: EvaluatedModel, probes: Mapping[str, Probe], test: TestSet) -> dict[str, Tensor]:
     """The evidence of all probes on one set, named `<probe>/<name>`; stored evidence is reused."""
     evidence: dict[str, Tensor] = {}
+    for name, path in _evidence_files(evaluated, probes, test).items():
+        found = _read_evidence(path) if path.is_file() else None
+        if found is None:
+            start = time.perf_counter()
+            found = run_probe(evaluated, probes[name], test)
+            seconds = time.perf_counter() - start
+            with atomic_path(path) as temporary:
+                save_file(found, temporary, {"seconds": f"{seconds:.6g}"})
+        evidence |= {f"{name}/{item}": value for item, value in found.items()}
+    return evidence
+
+
+def _evidence_files(evaluated: EvaluatedModel, probes: Mapping[str, Probe], test: TestSet) -> dict[str, Path]:
+    """Probe -> the file of its evidence on a set, named by all that determines it."""
+    paths: dict[str, Path] = {}
     # a hash of the examples, since transformed sets have no file of their own
     pixels = hashlib.sha256(np.ascontiguousarray(test.x).data).hexdigest()
     for name, probe in probes.items():
@@ -82,14 +100,8 @@ def collect_evidence(evaluated: EvaluatedModel, probes: Mapping[str, Probe], tes
             folder, code = evaluated.folder, [*code, *map(type, evaluated.model.modules())]
             key |= {"weights": evaluated.weights, "seed": evaluated.seed, "precision": evaluated.device.precision}
         key["code"] = code_digest(frozenset(kind.__module__ for kind in code))
-        path = folder / f"{name}-{test.name}-{digest(key)}.safetensors"
-        found = _read_evidence(path) if path.is_file() else None
-        if found is None:
-            found = run_probe(evaluated, probe, test)
-            with atomic_path(path) as temporary:
-                save_file(found, temporary)
-        evidence |= {f"{name}/{item}": value for item, value in found.items()}
-    return evidence
+        paths[name] = folder / f"{name}-{test.name}-{digest(key)}.safetensors"
+    return paths
 
 
 @cache
@@ -187,6 +199,45 @@ def _evidence_errors(name: str, evidence: Evidence) -> Iterator[None]:
             f"score {key_and_label(name)} asks for {error} which the probes did not give; there are: {given}; leave "
             "that score out, or ask for it"
         ) from error
+
+
+def score_seconds(
+    evaluated: EvaluatedModel, probes: Mapping[str, Probe], scores: Mapping[str, Score], test: TestSet
+) -> dict[str, float]:
+    """Score -> the seconds that it takes for 1,000 examples, with the probes that it reads, as they took on this set
+    when their stored evidence was computed; without those whose evidence does not say, since it is older.
+    """
+    seconds: dict[str, float] = {}
+    for name, path in _evidence_files(evaluated, probes, test).items():
+        with safe_open(path, "pt") as file:
+            if stated := (file.metadata() or {}).get("seconds"):
+                seconds[name] = float(stated)
+    evidence, found = collect_evidence(evaluated, probes, test), {}
+    for name, function in scores.items():
+        recorded, start = RecordingEvidence(evidence), time.perf_counter()
+        function(recorded)
+        own = time.perf_counter() - start
+        if recorded.probes <= seconds.keys():
+            found[name] = 1000 / len(test.x) * (own + sum(seconds[probe] for probe in recorded.probes))
+    return found
+
+
+class RecordingEvidence(Mapping[str, Tensor]):
+    """Evidence that records the probes whose entries are read."""
+
+    def __init__(self, evidence: Mapping[str, Tensor]) -> None:
+        self.evidence, self.probes = evidence, set[str]()
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = self.evidence[name]
+        self.probes.add(name.rsplit("/", 1)[0])
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.evidence)
+
+    def __len__(self) -> int:
+        return len(self.evidence)
 
 
 def check_finite(scores: Mapping[str, np.ndarray], out: str) -> None:

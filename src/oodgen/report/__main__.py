@@ -9,12 +9,12 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from oodgen.errors import UserError
-from oodgen.report import ablation, grouping, leaderboard, page, paper_numbers, paper_tables, render, tables
+from oodgen.report import ablation, board, claims, cost, grouping, page, paper_numbers, paper_tables, render, tables
 from oodgen.report.grouping import Experiment
 from oodgen.report.publish import keep
 from oodgen.report.summary import verdict
@@ -30,6 +30,7 @@ SHEETS = (
     "measured, means over whole test sets. Quoted lines come last: the paper's authors copied them from elsewhere, and "
     "they were not run here."
 )
+CONTRADICTED = "What is printed for one method on one pair, and lies far apart:"
 
 
 class Section(NamedTuple):
@@ -62,8 +63,8 @@ def write(root: Path, out: Path, papers: Sequence[Path]) -> str:
     runs, unfinished = grouping.find_runs(root)
     skipped = [_describe_unfinished(run, root) for run in unfinished]
     slugs = sorted({slug for run in runs if (slug := run.record.get("paper"))})
-    known = [path for slug in slugs if (path := paper_numbers.find_paper(slug)) is not None]
-    given = {path.resolve(): path for path in (*known, *papers)}
+    known = {slug: path for slug in slugs if (path := paper_numbers.find_paper(slug)) is not None}
+    given = {path.resolve(): path for path in (*known.values(), *papers)}
     printouts = [table for path in given.values() for table in paper_numbers.read_tables(path)]
     paper = [item for table in printouts for item in table.items]
     found = grouping.experiments(runs)
@@ -71,16 +72,27 @@ def write(root: Path, out: Path, papers: Sequence[Path]) -> str:
     rows = [pair for group in found for pair in group.rows]
     methods = {group.name: group.members[0][1].record["method"] for group in found}
     sections = [_section(group, root, out) for group in found]
-    grids = leaderboard.leaderboards([candidate for group in found for candidate in _candidates(group)])
+    own = {slug: paper_numbers.read_scores(path) for slug, path in known.items()}
+    elsewhere = paper_numbers.find_paper("beyond", "claims.yaml")
+    claimed = claims.read_claims(elsewhere) if elsewhere else []
+    costs = {
+        (group.name, setting): cost.of_records(run.record for run in members)
+        for group in found
+        for setting, members in group.runs.items()
+    }
+    grids = board.boards([candidate for group in found for candidate in _candidates(group, own, costs)], claimed)
+    contradicted = {inlier: claims.contradictions(c for c in claimed if c.inlier == inlier) for inlier in grids}
     # diverged runs have no section, but a line in the papers' tables
     diverged = [run.as_run() for run in unfinished if run.state == "diverged"]
     ours = paper_tables.our_results(grouping.experiments([*runs, *diverged]))
     sheets = [sheet for printout in printouts if (sheet := paper_tables.comparison(printout, ours)) is not None]
     text, latex = ["# Results", ""], []
     if grids:
-        text += ["## Side by side", "", leaderboard.ABOUT, ""]
+        text += ["## Side by side", "", board.ABOUT, ""]
     for inlier, table in grids.items():
-        text += [f"Trained on {escape.markdown(inlier)}:", "", render.markdown(table)]
+        text += [f"### Trained on {escape.markdown(inlier)}", "", render.markdown(table)]
+        if contradicted[inlier]:
+            text += [CONTRADICTED, "", *(f"- {escape.markdown(line)}" for line in contradicted[inlier]), ""]
         latex += [f"% side by side, trained on {escape.terminal(inlier)}", render.latex(table)]
     for section in sections:
         text += _markdown(section)
@@ -104,7 +116,9 @@ def write(root: Path, out: Path, papers: Sequence[Path]) -> str:
         "report.html",
         title="Results",
         grids=grids,
-        side=leaderboard.ABOUT,
+        side=board.ABOUT,
+        contradicted=contradicted,
+        contradicting=CONTRADICTED,
         sections=sections,
         about=SHEETS,
         sheets=sheets,
@@ -114,7 +128,7 @@ def write(root: Path, out: Path, papers: Sequence[Path]) -> str:
     )
     markdown = "\n".join(text) + "\n"
     write_text(out / "results.csv", render.as_csv(rows, paper, methods))
-    write_text(out / "summary.csv", render.as_csv(cells, paper, methods))
+    write_text(out / "summary.csv", render.as_csv(cells, paper, methods, costs))
     write_text(out / "report.tex", "\n".join(latex))
     write_text(out / "report.md", markdown)
     write_text(out / "report.html", html)
@@ -143,14 +157,17 @@ def _section(group: Experiment, root: Path, out: Path) -> Section:
     return Section(*common, verdict(cells, against), main, warned, None)
 
 
-def _candidates(group: Experiment) -> list[leaderboard.Candidate]:
-    """The lines of the leaderboard: the experiment, or each value of a study."""
+def _candidates(
+    group: Experiment, own: Mapping[str, Mapping[str, str]], costs: Mapping[tuple[str, str], cost.Cost]
+) -> list[board.Candidate]:
+    """What the boards compare: the experiment, or each value of a study; `own`: paper -> its scores."""
     return [
-        leaderboard.Candidate(
-            group.name,
-            f"{group.key}={setting}" if group.key else "",
+        board.Candidate(
+            f"{group.name}, {group.key}={setting}" if group.key else group.name,
             cells,
             grouping.trained_against(group.runs[setting][0].config),
+            own.get(group.runs[setting][0].record.get("paper") or "", {}),
+            costs[group.name, setting],
         )
         for setting, cells in group.cells().items()
     ]

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 from oodgen.errors import UserError
 from oodgen.report import grouping, paper_numbers, tables
+from oodgen.report.cost import duration
 from oodgen.report.summary import verdict
 from oodgen.runs import locations, record, results
 from oodgen.runs.files import write_text
@@ -190,7 +191,7 @@ def _about(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         "seed": facts.get("seed"),
         "method": facts.get("method"),
         "parameters": f"{count:,}" if (count := (facts.get("model") or {}).get("parameters")) else None,
-        "time": ", ".join(f"{_duration(float(s))} to {what}" for what, s in seconds.items() if s is not None),
+        "time": ", ".join(f"{duration(float(s))} to {what}" for what, s in seconds.items() if s is not None),
         "peak memory": f"{memory:,.0f} MB" if memory else None,
         "hardware": _words(provenance.get("hardware")),
         "threads": provenance.get("threads"),
@@ -207,12 +208,6 @@ def _samples(datasets: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The sets that are samples of an official split, judged by name and origin."""
     named = {name: f"{name} {facts.get('origin', '')}" for name, facts in datasets.items()}
     return [name for name, text in named.items() if re.search(r"(?:\b|_)sample(?:\b|_)", text)]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _words(value: Any) -> str:

@@ -45,6 +45,7 @@ __all__ = [
     "lookup",
     "other_methods",
     "read_paper",
+    "read_scores",
     "read_tables",
 ]
 
@@ -90,14 +91,26 @@ class PrintedTable(NamedTuple):
     either: bool = False
 
 
-def find_paper(slug: str) -> Path | None:
-    """The path of a paper.yaml: in the working folder, the checkout or the installed package; None if missing."""
+def find_paper(slug: str, file: str = "paper.yaml") -> Path | None:
+    """The path of experiments/<slug>/<file>: in the working folder, the checkout or the package; None if missing."""
     package = Path(__file__).resolve().parents[1]
     for root in (Path(), package.parents[1], package):
-        path = root / "experiments" / slug / "paper.yaml"
+        path = root / "experiments" / slug / file
         if path.is_file():
             return path
     return None
+
+
+def read_scores(path: Path) -> dict[str, str]:
+    """The scores that a paper proposes or runs as rivals -> their source.
+
+    Raises:
+        UserError: the file is missing, or states them in another form.
+    """
+    scores = load_yaml(path).get("scores", {})
+    if not isinstance(scores, dict):
+        raise UserError(f"{path}: scores is no table of a score and its source")
+    return {str(score): str(source) for score, source in scores.items()}
 
 
 def read_paper(path: Path) -> list[PrintedNumber]:

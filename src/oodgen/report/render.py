@@ -2,15 +2,19 @@ r"""Tables as Markdown, LaTeX, CSV or terminal text."""
 
 import csv
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 
+from oodgen.report.cost import Cost
 from oodgen.report.paper_numbers import PrintedNumber, as_entry, lookup
 from oodgen.report.tables import Cell, Table, aggregate, pivot
 from oodgen.runs import escape
 from oodgen.runs.results import Row
 
 __all__ = ["as_csv", "latex", "markdown", "terminal"]
+
+COSTS = ("epochs", "steps", "train_seconds", "score_seconds", "parameters")
 
 
 def markdown(table: Table) -> str:
@@ -49,23 +53,31 @@ def as_csv(
     records: Sequence[tuple[str, Row]] | Sequence[tuple[str, Cell]],
     printed: Sequence[PrintedNumber],
     methods: Mapping[str, str],
+    costs: Mapping[tuple[str, str], Cost] | None = None,
 ) -> str:
-    """Rows or cells as CSV, with additional columns for the setting and the printed numbers.
+    """Rows or cells as CSV, with additional columns for the setting, the cost and the printed numbers.
 
     Arguments:
         records: Pairs of the value of the option that the experiment sweeps ("" if none) and a row or cell.
         printed: The papers' numbers.
         methods: Experiment -> method.
+        costs: Experiment and setting -> cost, an empty field where it is not recorded; None for no columns of it.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     fields = type(records[0][1])._fields if records else Row._fields
-    writer.writerow([*fields, "setting", "printed"])
+    writer.writerow([*fields, "setting", *(COSTS if costs is not None else ()), "printed"])
     for setting, record in records:
         cell = record if isinstance(record, Cell) else aggregate([record])[0]
         items = [as_entry(item) for item in lookup(printed, cell, methods.get(record.experiment, ""))]
         values = [" ".join(map(str, v)) if isinstance(v, tuple) else "" if v != v else v for v in record]
-        writer.writerow(map(escape.cell, [*values, setting, "; ".join(f"{e.text} [{e.hint}]" for e in items)]))
+        spent: list[object] = []
+        if costs is not None:
+            known = costs[cell.experiment, setting]._asdict()
+            numbers = known | {"score_seconds": known["score_seconds"].get(cell.score, math.nan)}
+            spent = ["" if numbers[name] != numbers[name] else f"{numbers[name]:.6g}" for name in COSTS]
+        words = "; ".join(f"{e.text} [{e.hint}]" for e in items)
+        writer.writerow(map(escape.cell, [*values, setting, *spent, words]))
     return text.getvalue()
 
 

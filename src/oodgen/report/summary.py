@@ -21,12 +21,14 @@ class MainScore(NamedTuple):
         score: Its name, see `runs.labels.default_score`.
         cells: Out set -> its AUROC.
         honest: Score -> out set -> AUROC, of all scores except controls.
+        oracles: The same of scores that were chosen with the out set in hand.
         controls: Out set -> separation of the best control.
     """
 
     score: str
     cells: dict[str, Cell]
     honest: dict[str, dict[str, Cell]]
+    oracles: dict[str, dict[str, Cell]]
     controls: dict[str, Cell]
 
 
@@ -38,16 +40,21 @@ def main_score(cells: Sequence[Cell]) -> MainScore | None:
     """
     protocol = tables.main_protocol(cells)
     honest: dict[str, dict[str, Cell]] = {}
+    oracles: dict[str, dict[str, Cell]] = {}
     controls: dict[str, Cell] = {}
-    for cell in (c for c in cells if c.protocol == protocol and c.out != c.inlier and not math.isnan(c.value)):
-        if not cell.score.startswith("control:") and cell.metric == "auroc":
+    for cell in (c for c in cells if c.out != c.inlier and not math.isnan(c.value)):
+        if (cell.protocol, cell.metric) == ("oracle", "auroc"):
+            oracles.setdefault(cell.score, {})[cell.out] = cell
+        elif cell.protocol != protocol:
+            continue
+        elif not cell.score.startswith("control:") and cell.metric == "auroc":
             honest.setdefault(cell.score, {})[cell.out] = cell
         elif cell.metric == "separation" and cell.value > (controls[cell.out].value if cell.out in controls else 0):
             controls[cell.out] = cell
     if not honest:
         return None
     name = default_score(honest)
-    return MainScore(name, honest[name], honest, controls)
+    return MainScore(name, honest[name], honest, oracles, controls)
 
 
 def verdict(cells: Sequence[Cell], against: Sequence[str] = ()) -> list[str]:
@@ -60,7 +67,7 @@ def verdict(cells: Sequence[Cell], against: Sequence[str] = ()) -> list[str]:
     chosen = main_score(cells)
     if chosen is None:
         return ["No AUROC was measured."]
-    name, ours, honest, controls = chosen
+    name, ours, honest, _, controls = chosen
     plain, inlier = honest.get("l>0", {}), cells[0].inlier
     rest = [score for score in honest if score != name]
     best = max(rest, key=lambda s: _mean(honest[s].values()), default="")
