@@ -520,8 +520,8 @@ def test_a_full_disk_while_writing_curves(command, outs, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("owner", "name", "words"),
     [
-        (MaximumLikelihood, "training_step", ["to train", "data.batch_size than 16"]),
-        (evaluate, "collect_evidence", ["to score", "+probes.bounds.budget"]),
+        (MaximumLikelihood, "training_step", ["while training", "reduce data.batch_size=16"]),
+        (evaluate, "collect_evidence", ["while scoring", "+probes.bounds.budget"]),
     ],
 )
 def test_a_device_without_memory_left(command, outs, tmp_path, monkeypatch, owner, name, words):

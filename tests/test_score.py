@@ -200,7 +200,7 @@ def test_mistakes_cost_one_line_and_leave_no_file(user, capfd):
     for arguments, words in (
         ((user.home / "nothing", user.new), "there is no run"),
         ((unfinished, user.new), "is not finished but running"),
-        ((user.folder, empty), "there is no image under"),
+        ((user.folder, empty), "there are no images under"),
         ((user.folder, user.home / "nowhere"), "there is no "),
         ((user.folder, user.new, "--score", "best"), "no score best; it has: l_0 (l>0)"),
         ((user.folder, user.new, "--false-alarm", "0.001"), "needs 999 calibration images"),

@@ -82,10 +82,10 @@ def test_a_sweeper_is_told_a_number_of_each_cell(command, tmp_path, monkeypatch)
     value = next(float(row.split(",")[7]) for row in rows.splitlines() if ",digits,llr>1,auroc," in row)
     assert told == [value, math.inf, value, math.inf]
     ended = command(*FAST, *FEW, "method.decay=constant", *named[:2], "objective.set=nope")
-    assert ended.code == 2 and "objective.set=nope is not there; there is: digits" in ended.error
+    assert ended.code == 2 and "objective.set=nope is not in the results; available: digits" in ended.error
     assert _states(tmp_path / "runs") == ["done", "failed"], "another objective is no other evaluation"
     ended = command(*FAST, *FEW, "seed=7", "objective.score=lr_1")
-    assert ended.code == 2 and "objective.score=lr_1 is not there; there is: l_0 (l>0)," in ended.error
+    assert ended.code == 2 and "objective.score=lr_1 is not in the results; available: l_0 (l>0)," in ended.error
     assert len(_trained(tmp_path / "runs")) == 1, "refused before the training"
 
 

@@ -58,8 +58,8 @@ def run(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> None
             raise UserError(f"cannot write evidence: {error}; free some space and repeat the command") from error
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the device has no memory left to score ({messages.one_line(error)}); let the networks see fewer rows "
-                "at once, as with +probes.bounds.budget=4096"
+                f"out of device memory while scoring ({messages.one_line(error)}); reduce the networks' batches, "
+                "e.g. with +probes.bounds.budget=4096"
             ) from error
 
 
@@ -159,7 +159,7 @@ def _train(components: Components, folder: Path, views: Sequence[Any]) -> dict[s
         # with other data the train split is divided anew: weights may have been trained on the new calibration part
         raise UserError(
             f"{folder} was trained on other data ({then.get('data')}, now {now['data']}); "
-            "give it the old data back, or start over with retrain=true"
+            "restore the old data, or start over with retrain=true"
         )
     if then is not None and then.get("commit") != now["commit"]:
         log.warning(
@@ -192,8 +192,8 @@ def _train(components: Components, folder: Path, views: Sequence[Any]) -> dict[s
                 raise Diverged(f"{error}; {good}. A smaller learning rate or clipped gradients may help") from error
             except torch.OutOfMemoryError as error:
                 raise UserError(
-                    f"the device has no memory left to train ({messages.one_line(error)}); take a smaller "
-                    f"data.batch_size than {config['data']['batch_size']}"
+                    f"out of device memory while training ({messages.one_line(error)}); reduce "
+                    f"data.batch_size={config['data']['batch_size']}"
                 ) from error
         now |= {
             "cost": cost,
@@ -238,7 +238,7 @@ def _write_record(
     streams += [] if components.data.negatives is None else [("negative", components.data.negatives)]
     notes = [*config["notes"], *(f"{name} was skipped: {why}" for name, why in components.data.skipped.items())]
     notes += [
-        f"{name} is no unknown set here: its training split was trained with, as {role} examples."
+        f"{name} is not an unseen set: its training split was used for training, as {role} examples."
         for role, stream in streams
         for name, test in sets.items()
         if test.name == stream.name

@@ -145,7 +145,7 @@ def test_own_split_the_catalogue_does_not_know(tmp_path):
 
 def test_incomplete_raw_files_are_refused(root):
     message = fault(root, dataset=toy(x=X[:4]))
-    assert "hold 4 examples, not 6" in message
+    assert "contain 4 examples, not 6" in message
     assert not list((root / "prepared/toy").glob("*.npy"))
 
 
@@ -168,8 +168,8 @@ def test_objects_are_never_unpickled(tmp_path):
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (X.astype(np.float32) / 255, "float32; toy wants uint8"),
-        (np.full(X.shape, np.nan), "float64; toy wants uint8"),
+        (X.astype(np.float32) / 255, "float32; toy needs uint8"),
+        (np.full(X.shape, np.nan), "float64; toy needs uint8"),
         (X.transpose(0, 2, 3, 1), "(N, 1, 4, 5)"),
         (X[:, 0], "(N, 1, 4, 5)"),
         (X[0, 0, 0, 0], "(N, 1, 4, 5)"),
@@ -239,7 +239,7 @@ def test_verify_sees_altered_labels(root):
 def test_broken_record(root, text):
     load(toy(), "test", root)
     (root / "prepared/toy/test.json").write_text(text)
-    assert "test.json is not a record" in fault(root)
+    assert "test.json is not a valid record" in fault(root)
 
 
 @pytest.mark.parametrize("labels", [None, np.zeros(6, int)])

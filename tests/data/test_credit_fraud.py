@@ -114,7 +114,7 @@ def changed(row: int, column: int, field: str):
         (lambda rows: [",".join(row.split(",")[1:]) for row in rows], "line 1 is not Time,V1,...,Class"),
         (changed(0, 5, '"V6"'), "line 1 is not"),
         (lambda rows: rows[1:], "line 1 is not"),
-        (lambda rows: rows[:1], "no table of finite numbers"),
+        (lambda rows: rows[:1], "not a table of finite numbers"),
         (lambda rows: [], "line 1 is not"),
     ],
 )

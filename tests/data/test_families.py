@@ -162,7 +162,7 @@ def test_notmnist_skips_only_unreadable_files(tmp_path):
     assert found.y.tolist() == list(range(10))
     (tmp_path / "prepared/notmnist/test.npy").unlink()
     write(tmp_path / "notMNIST/notMNIST_small/B/a.png", b"")
-    with pytest.raises(UserError, match="hold 9 examples, not 10"):
+    with pytest.raises(UserError, match="contain 9 examples, not 10"):
         load(replace(notmnist(), sizes={"test": 10}), "test", tmp_path)
 
 
@@ -176,7 +176,7 @@ def test_notmnist_archive(tmp_path, monkeypatch):
             tar.addfile(entry, io.BytesIO(data))
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
-    with pytest.raises(UserError, match="had not 247,336,696 bytes"):
+    with pytest.raises(UserError, match="is not 247,336,696 bytes long"):
         notmnist().fetch(tmp_path)
     assert not (tmp_path / "notMNIST/notMNIST_large.tar.gz").exists()
 

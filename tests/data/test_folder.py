@@ -111,10 +111,10 @@ def test_truncated_image_is_named(home, tmp_path):
 
 
 def test_no_images(tmp_path):
-    with pytest.raises(UserError, match="no image under"):
+    with pytest.raises(UserError, match="no images under"):
         folder(tmp_path)
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(UserError, match="no image under"):
+    with pytest.raises(UserError, match="no images under"):
         folder(tmp_path)
     with pytest.raises(UserError, match="not a folder"):
         folder(tmp_path / "nowhere")

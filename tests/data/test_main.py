@@ -110,9 +110,9 @@ def fails(capsys, *arguments: str) -> str:
 
 def test_faults(tmp_path, capsys, monkeypatch):
     root = ("--root", str(tmp_path))
-    assert "there are celeba, cifar10" in fails(capsys, "fetch", "minst", *root)
+    assert "available: celeba, cifar10" in fails(capsys, "fetch", "minst", *root)
     assert "made from another set" in fails(capsys, "prepare", "hflip", *root)
-    assert "wants a name" in fails(capsys, "prepare", *root)
+    assert "needs a name" in fails(capsys, "prepare", *root)
     assert "nothing is prepared" in fails(capsys, "verify", *root)
     assert "no longer downloadable" in fails(capsys, "fetch", "lfw", *root)
     assert "Kaggle" in fails(capsys, "fetch", "credit_fraud", *root)

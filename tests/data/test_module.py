@@ -109,7 +109,7 @@ def test_what_is_trained_with_is_another_set_each_time(make):
     for options in ({"negative": _set()}, {"auxiliary": {"a": _set()}}, {"auxiliary": {n: _set("b") for n in "ab"}}):
         with pytest.raises(UserError, match=r"data\.\S+ and data\.\S+ are both (own|b);"):
             make(_set(), **options)
-    with pytest.raises(UserError, match=r"data\.negative=hflip is made for testing"):
+    with pytest.raises(UserError, match=r"data\.negative=hflip is a test set only"):
         make(_set(), negative=Transform("hflip", lambda x, _: x))
 
 
@@ -125,11 +125,11 @@ def test_grey_is_the_mean_of_the_channels(make):
         ({"batch_size": 161}, r"set data\.batch_size=160"),
         ({"mutation": [0.1, 0.2]}, r"data\.mutation=\[0\.1, 0\.2\] must be one rate, or one for each of 1 member"),
         ({"mutation": [0.2], "members": 2}, "one for each of 2 members"),
-        ({"mutation": 0.2, "inlier": _set("rows", (5,))}, "replaces pixels of images, rows holds rows"),
+        ({"mutation": 0.2, "inlier": _set("rows", (5,))}, "replaces pixels of images, but rows has rows"),
         ({"validation": 0.5, "calibration": 0.5}, "leave nothing to train on"),
         ({"out": {"own": _set()}}, "the inlier set itself"),
         ({"inlier": _set(count=3), "batch_size": 1}, None),
-        ({"inlier": _set(count=2), "batch_size": 1}, "too few to carve"),
+        ({"inlier": _set(count=2), "batch_size": 1}, "too few for validation"),
         ({"out": {"big": _set("big", (1, 8, 8))}}, r"big has .* 1x8x8, own of 1x6x6; .*data\.size"),
         ({"out": {"absent": _absent()}}, r"absent: no test split .*raw/test is missing; run: .* fetch absent"),
         ({"inlier": _absent(), "missing": "skip"}, "absent: no train split"),

@@ -123,7 +123,7 @@ def test_streams_are_scaled_too(make):
 def test_what_was_trained_with_is_not_tested_with(make, scale, role):
     half = held("half", OUT[:20], OUT[20:])
     options = {"negative": half} if role == "negative" else {"auxiliary": {"half": half}}
-    with pytest.raises(UserError, match="20 of the 40 test rows of out are among those of half that are trained with"):
+    with pytest.raises(UserError, match="20 of the 40 test rows of out are also training rows of half"):
         make(scale=scale, **options).test_sets()
     assert len(make(out=OUT[20:], scale=scale, **options).test_sets()["out"].x) == 20
 

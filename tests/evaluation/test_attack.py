@@ -165,7 +165,7 @@ def test_what_is_raised_is_one_number_for_each_example(name):
 
 
 def test_a_model_that_says_nothing_is_refused_before_it_is_trained():
-    with pytest.raises(UserError, match=r"which a Linear does not say; leave it out with ~data\.out\.adversarial"):
+    with pytest.raises(UserError, match=r"which Linear does not have; remove it with ~data\.out\.adversarial"):
         attack.check_attackable(nn.Linear(1, 1), {"adversarial": adversarial()})
     attack.check_attackable(nn.Linear(1, 1), {})
     attack.check_attackable(vae(), {"adversarial": adversarial()})
@@ -176,9 +176,9 @@ def test_the_data_leave_it_to_the_model():
     data = OODDataModule(images, {"adversarial": adversarial(), "gaussian_noise": gaussian_noise()}, smoke=True)
     assert list(data.attacks) == ["adversarial"] and list(data.test_sets()) == ["images", "gaussian_noise"]
     rows = Dataset("rows", (8,), {}, "none", "https://nowhere", lambda *_: None)
-    with pytest.raises(UserError, match=r"data\.out\.adversarial is made of images, rows holds rows"):
+    with pytest.raises(UserError, match=r"data\.out\.adversarial needs images, but rows has rows"):
         OODDataModule(rows, {"adversarial": adversarial()})
-    with pytest.raises(UserError, match=r"data\.negative=adversarial is made for testing"):
+    with pytest.raises(UserError, match=r"data\.negative=adversarial is a test set only"):
         OODDataModule(images, {}, negative=adversarial())
 
 
@@ -196,5 +196,5 @@ def test_of_an_ensemble_the_first_member_that_counts_is_attacked():
     assert np.array_equal(made(ensemble).x, made(members[0]).x)
     ensemble.alive[0] = False
     assert np.array_equal(made(ensemble).x, made(members[1]).x)
-    with pytest.raises(UserError, match="a Linear does not say"):
+    with pytest.raises(UserError, match="Linear does not have"):
         attack.check_attackable(Ensemble([nn.Linear(1, 1), nn.Linear(1, 1)]), {"adversarial": adversarial()})

@@ -244,14 +244,14 @@ def test_evidence_does_not_depend_on_the_batches(evaluated, hierarchy, tmp_path)
 )
 def test_a_score_that_asks_for_what_is_not_there_names_itself_and_what_there_is(wrong, named):
     evidence = {"bounds/l": torch.zeros(3, 5), "b/value": torch.zeros(5)}
-    with pytest.raises(UserError, match="score odd asks") as error:
+    with pytest.raises(UserError, match="score odd needs") as error:
         evaluate.compute_scores({"odd": wrong}, evidence)
     assert named in str(error.value) and "b/value, bounds/l" in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("wrong", "named"), [(Typicality("mode"), "mode/l"), (ratio.DeviatingLevel("one"), "k=1 of")])
 def test_so_does_one_that_is_fitted_on_what_is_not_there(wrong, named):
-    with pytest.raises(UserError, match=f"score odd asks for .*{named}"):
+    with pytest.raises(UserError, match=f"score odd needs .*{named}"):
         evaluate.fit_scores({"odd": wrong}, {"bounds/l": torch.zeros(3, 5), "one/l": torch.zeros(1, 5)})
 
 

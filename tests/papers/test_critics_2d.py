@@ -62,7 +62,7 @@ def test_a_picture_is_written(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "x.gif"], "neither .png nor .svg"),
+        (["--out", "x.gif"], "does not end in .png or .svg"),
         (["--out", "x.png", "--members", "1"], "--members 1 is not a whole number from 2 to 100"),
         (["--out", "x.png", "--members", "1000000"], "--members 1000000"),
         (["--out", "x.png", "--steps", "0"], "--steps 0"),

@@ -59,9 +59,9 @@ def test_command(command, tiny, tmp_path, capsys):
     assert layer_correlation.main([*runs, "--set", "kmnist", "--out", str(out)]) == 0
     assert out.stat().st_size > 1000 and capsys.readouterr().out.strip() == str(out)
     for wrong, words in (
-        ([*runs, "--out", "figure.pdf"], "neither .png nor .svg"),
+        ([*runs, "--out", "figure.pdf"], "does not end in .png or .svg"),
         ([*runs, "--set", "svhn", "--out", str(out)], "has no set svhn"),
-        ([runs[0], str(tmp_path), "--out", str(out)], "is no finished run"),
+        ([runs[0], str(tmp_path), "--out", str(out)], "is not a finished run"),
         ([*runs, "--count", "2", "--out", str(out)], "from 3 to"),
     ):
         assert layer_correlation.main(wrong) == 2

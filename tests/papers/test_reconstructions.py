@@ -43,11 +43,11 @@ def test_the_figure_is_written_where_it_was_asked_for(run, tmp_path, capsys, nam
 def test_mistakes_are_one_line(run, tmp_path, capsys):
     good, out = str(run()), ["--out", str(tmp_path / "x.png")]
     for words, said in (
-        ([good, str(tmp_path / "gone"), *out], "gone is not there"),
-        ([good, str(tmp_path), *out], "is no finished run"),
+        ([good, str(tmp_path / "gone"), *out], "gone does not exist"),
+        ([good, str(tmp_path), *out], "is not a finished run"),
         ([good, good, *out], "given twice"),
         ([good, "--sets", "photos", *out], "no reconstructions of photos; it has: digits"),
-        ([good, "--out", "x.gif"], "x.gif is neither"),
+        ([good, "--out", "x.gif"], "x.gif does not end in"),
     ):
         assert reconstructions.main(words) == 2
         err = capsys.readouterr().err
@@ -91,7 +91,7 @@ def test_the_sets_asked_for_are_panels_in_that_order(runs):
 def test_runs_that_cannot_be_compared_are_refused_in_one_line(runs, tmp_path):
     with pytest.raises(UserError, match="BPVAE has no reconstructions of photos; it has: digits"):
         reconstructions.side_by_side(runs, ["photos"])
-    with pytest.raises(UserError, match="nowhere holds no reconstructions"):
+    with pytest.raises(UserError, match="nowhere has no reconstructions"):
         reconstructions.side_by_side({**runs, "none": tmp_path / "nowhere"})
     other = page.read_reconstructions(runs["BPVAE"])["digits"].copy()
     other[0, 0, 0, 0, 0] ^= 1

@@ -150,7 +150,7 @@ def test_nothing_is_trained_after_the_basic_set_failed(call, launch):
     launch.ends["fashion_mnist"] = "failed"
     code, out, err = call("fashion_mnist", "--candidates", "mnist", "gtsrb")
     assert code == 2 and not out and set(launch.seen) == {"fashion_mnist"}
-    assert err.splitlines()[-1].startswith("oodgen: there is nothing to compare with, fashion_mnist: failed: nan at 7")
+    assert err.splitlines()[-1].startswith("oodgen: the basic set cannot be used, fashion_mnist: failed: nan at 7")
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,11 @@ def test_so_is_json(tmp_path, text, why):
 
 @pytest.mark.parametrize("load", [load_json, load_yaml])
 def test_what_has_no_end_is_not_begun(tmp_path, load):
-    places = {"/dev/zero": "it is no ordinary file", tmp_path: "it is no ordinary file", tmp_path / "x": "no such file"}
+    places = {
+        "/dev/zero": "it is not a regular file",
+        tmp_path: "it is not a regular file",
+        tmp_path / "x": "no such file",
+    }
     for path, why in places.items():
         with pytest.raises(UserError, match=why):
             load(type(tmp_path)(path))

@@ -59,10 +59,16 @@ def test_of_the_best_checkpoint_the_best_validation_counts(run):
 @pytest.mark.parametrize(
     ("named", "words"),
     [
-        ({"score": "l_1"}, r"objective.score=l_1 is not there; there is: l_0 \(l>0\), llr_k \(llr>k\), class$"),
-        ({"set": "c"}, r"objective.set=c is not there; there is: photos, a, b$"),
-        ({"score": "l_0", "metric": "accuracy"}, r"objective.metric=accuracy is not there; there is: nats, auroc, ap$"),
-        ({"score": "l_0", "metric": "auroc"}, r"objective.set is not set, and may be a, b$"),
+        (
+            {"score": "l_1"},
+            r"objective.score=l_1 is not in the results; available: l_0 \(l>0\), llr_k \(llr>k\), class$",
+        ),
+        ({"set": "c"}, r"objective.set=c is not in the results; available: photos, a, b$"),
+        (
+            {"score": "l_0", "metric": "accuracy"},
+            r"objective.metric=accuracy is not in the results; available: nats, auroc, ap$",
+        ),
+        ({"score": "l_0", "metric": "auroc"}, r"objective.set is not set; choose one of: a, b$"),
     ],
 )
 def test_what_is_not_there_or_not_one_number_is_named(run, named, words):

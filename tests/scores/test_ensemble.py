@@ -80,10 +80,10 @@ def test_the_best_member_is_chosen_on_validation_and_stays():
 
 @pytest.mark.parametrize("i", [0, 6, -1])
 def test_a_member_that_is_not_there(i):
-    with pytest.raises(UserError, match=rf"score other asks for member={i} of 1\.\.5.*leave that score out, or"):
+    with pytest.raises(UserError, match=rf"score other needs member={i} of 1\.\.5.*remove the score, or"):
         evaluate.compute_scores({"other": partial(member, score=log_p, i=i)}, EVIDENCE)
 
 
 def test_without_member_evidence():
-    with pytest.raises(UserError, match=r"score waic asks for 'members/\.\.\.'.*there are: bounds/iw"):
+    with pytest.raises(UserError, match=r"score waic needs 'members/\.\.\.'.*available: bounds/iw"):
         evaluate.compute_scores({"waic": partial(waic, score=log_p)}, {"bounds/iw": torch.zeros(3)})

@@ -105,7 +105,7 @@ def test_what_cannot_be_a_member(run):
     for state, why in (("diverged", "the bound is not finite"), ("running", None)):
         other.mkdir(exist_ok=True)
         (other / "state.json").write_text(json.dumps({"state": state, "why": why}))
-        assert f"is not finished but {state}" in refused()
+        assert f"is not finished ({state}" in refused()
     (other / "state.json").write_text(json.dumps({"state": "done", "why": None}))
     assert "cannot read" in refused()
     for place, value, now in (("model.encoder", 33, 32), ("data.validation", 0.1, 0.05)):
@@ -146,5 +146,5 @@ def test_a_member_was_mutated_as_the_ensemble_says_of_it(tmp_path):
         (tmp_path / name).write_text(json.dumps(content))
     config = {"model": {}, "data": {"mutation": [0, 0.2]}}
     assert assembly._training_date(tmp_path, config, "d", 0.2) == "today"
-    with pytest.raises(UserError, match=r"has data\.mutation=0\.2, this ensemble 0; members are of one kind"):
+    with pytest.raises(UserError, match=r"has data\.mutation=0\.2, this ensemble 0; members must have equal options"):
         assembly._training_date(tmp_path, config, "d", 0)

@@ -53,7 +53,7 @@ def likelihood(seed=0):
 )
 def test_a_method_that_calls_no_forward_pass_is_not_said_to_be_compiled(tmp_path, make):
     device, method = Device("cpu", "32", False, compile=True), make()
-    with pytest.raises(UserError, match=f"device.compile .* which {type(method).__name__} does without; leave it out"):
+    with pytest.raises(UserError, match=f"device.compile .* which {type(method).__name__} does not call; remove it"):
         fit.fit(method, None, tmp_path, device, {})
     assert not list(tmp_path.iterdir())
 

@@ -81,8 +81,8 @@ def show(root: Path) -> None:
             sizes = (f"{split} {size:,} ({_presence(entry, split, root)})" for split, size in entry.sizes.items())
             row = ("x".join(map(str, entry.shape)), f"{entry.licence}; {entry.source}", ", ".join(sizes))
         print(f"{name:18} {row[0]:9} {row[2]:66} {row[1]}".rstrip())
-    mend = "get what is absent: python -m oodgen.data fetch NAME"
-    print(f"\nThe data root is {terminal(root)} (OODGEN_DATA or --root); {mend}")
+    advice = "download missing sets with: python -m oodgen.data fetch NAME"
+    print(f"\nThe data root is {terminal(root)} (OODGEN_DATA or --root); {advice}")
 
 
 def fetch(dataset: Dataset, root: Path) -> None:
@@ -109,7 +109,7 @@ def _chosen(names: Sequence[str]) -> list[Dataset]:
     for name in names:
         if name not in sets:
             why = "is made from another set" if name in entries else "is not in the catalogue"
-            raise UserError(f"{name} {why}; there are {', '.join(sets)}")
+            raise UserError(f"{name} {why}; available: {', '.join(sets)}")
     return [sets[name] for name in names] if names else list(sets.values())
 
 
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show(options.root)
             return 0
         if options.command != "verify" and not options.names:
-            raise UserError(f"{options.command} wants a name; there are {', '.join(d.name for d in _chosen(()))}")
+            raise UserError(f"{options.command} needs a name; available: {', '.join(d.name for d in _chosen(()))}")
         datasets = _chosen(options.names)
         if options.command == "verify":
             _verify(datasets, options.root)

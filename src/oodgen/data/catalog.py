@@ -150,8 +150,8 @@ def _folder(dataset: Dataset, root: Path) -> Path:
 
 
 def _absent(dataset: Dataset, split: str, root: Path, error: FileNotFoundError) -> UserError:
-    mend = f"run: python -m oodgen.data fetch {dataset.name} --root {root}" if dataset.fetch else dataset.about
-    return UserError(f"{dataset.name}: no {split} split under {root}: {error.filename} is missing; {mend}")
+    advice = f"run: python -m oodgen.data fetch {dataset.name} --root {root}" if dataset.fetch else dataset.about
+    return UserError(f"{dataset.name}: no {split} split under {root}: {error.filename} is missing; {advice}")
 
 
 def _prepare(dataset: Dataset, split: str, root: Path) -> Path:
@@ -172,7 +172,7 @@ def _prepare(dataset: Dataset, split: str, root: Path) -> Path:
         _check(dataset, path, x, y)
         if dataset.of is None and len(x) != (expected := dataset.sizes.get(split, len(x))):
             raise UserError(
-                f"{dataset.name}: the raw files of the {split} split under {root} hold {len(x):,} examples, not "
+                f"{dataset.name}: the raw files of the {split} split under {root} contain {len(x):,} examples, not "
                 f"{expected:,}; delete them and obtain them again"
             )
         try:
@@ -211,7 +211,7 @@ def _open(dataset: Dataset, split: str, folder: Path, full: bool = False) -> Spl
         digest, origin = record["sha256"], record["origin"]
     else:
         if x.dtype.kind == "f" and not all(np.isfinite(x[i : i + 65536]).all() for i in range(0, len(x), 65536)):
-            raise UserError(f"{path} holds NaN or infinite numbers; remove those rows")
+            raise UserError(f"{path} contains NaN or infinite numbers; remove those rows")
         digest, origin = sha256(path), _origin(dataset, split, len(x), user_file=True)
     # the record only saves hashing: data in a read-only folder can be used without
     with suppress(UserError):
@@ -230,12 +230,12 @@ def _check(dataset: Dataset, path: Path, x: np.ndarray, y: np.ndarray | None) ->
     dtype = np.dtype(np.uint8 if len(dataset.shape) == 3 else np.float32)
     wanted = f"(N, {', '.join(map(str, dataset.shape))})"
     if x.dtype != dtype:
-        scale = ", images as 0 to 255" if dtype == np.uint8 else ""
-        raise UserError(f"{path} holds {x.dtype}; {dataset.name} wants {dtype}{scale}")
+        scale = ", values 0 to 255" if dtype == np.uint8 else ""
+        raise UserError(f"{path} has dtype {x.dtype}; {dataset.name} needs {dtype}{scale}")
     if x.shape[1:] != dataset.shape or x.ndim != 1 + len(dataset.shape):
-        raise UserError(f"{path} has shape {x.shape}; {dataset.name} wants {wanted}")
+        raise UserError(f"{path} has shape {x.shape}; {dataset.name} needs {wanted}")
     if len(x) == 0:
-        raise UserError(f"{path} is empty; {dataset.name} wants at least one example")
+        raise UserError(f"{path} is empty; {dataset.name} needs at least one example")
     if y is not None and y.shape != (len(x),):
         raise UserError(f"{path.with_name(path.stem + '_labels.npy')} has shape {y.shape} for {len(x):,} examples")
 
@@ -278,6 +278,6 @@ def _read_record(path: Path) -> dict[str, Any] | None:
         return None
     except (ValueError, AttributeError) as error:
         raise UserError(
-            f"{file} is not a record ({error}); delete it, and {path.name} counts as your own file"
+            f"{file} is not a valid record ({error}); delete it to use {path.name} as your own file"
         ) from error
     return record

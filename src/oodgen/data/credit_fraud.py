@@ -51,7 +51,7 @@ def table(root: Path) -> tuple[np.ndarray, np.ndarray]:
             values = np.loadtxt(path, np.float32, None, ",", skiprows=1, ndmin=2, encoding="utf-8", quotechar='"')
         whole = values.shape[1] == len(HEADER) and len(values) > 0
         if not whole or not np.isfinite(values).all() or not np.isin(values[:, -1], (0, 1)).all():
-            raise ValueError("it holds no table of finite numbers with classes 0 and 1")
+            raise ValueError("it is not a table of finite numbers with classes 0 and 1")
     except (ValueError, EOFError, OSError, zlib.error) as error:
         raise UserError(f"{path}: {_fault(path) or error}; {AGAIN}") from error
     return np.ascontiguousarray(values[:, :-1]), values[:, -1] == 1

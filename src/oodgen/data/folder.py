@@ -31,11 +31,11 @@ def images(home: Path) -> list[Path]:
         UserError: there is no such folder, or no image in it.
     """
     if not home.is_dir():
-        raise UserError(f"{home} is not a folder; name one that holds images")
+        raise UserError(f"{home} is not a folder; give a folder of images")
     files = (Path(at) / name for at, _, names in os.walk(home, followlinks=True) for name in names)
     found = sorted(path for path in files if path.suffix.lower() in _suffixes() and not path.name.startswith("."))
     if not found:
-        raise UserError(f"there is no image under {home}; name a folder that holds images")
+        raise UserError(f"there are no images under {home}; give a folder of images")
     return found
 
 

@@ -44,7 +44,7 @@ def decode(source: Path | IO[bytes], shape: Sequence[int], crop: bool = True, na
     try:
         with Image.open(source) as image:
             if image.mode == "F":  # of no known range, and possibly not finite
-                raise UserError(f"{name or source} has floating-point pixels; save it with 8 or 16 bits a channel")
+                raise UserError(f"{name or source} has floating-point pixels; save it with 8 or 16 bits per channel")
             return to_array(ImageOps.exif_transpose(image), shape, crop)
     except FileNotFoundError:
         raise

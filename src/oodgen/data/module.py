@@ -77,19 +77,17 @@ class OODDataModule(pl.LightningDataModule):
             raise UserError(f"data.scale={scale!r} scales rows, not images")
         self.mutation = _rates(mutation, members or 1)
         if any(self.mutation) and len(inlier.shape) != 3:
-            raise UserError(f"data.mutation replaces pixels of images, {inlier.name} holds rows; leave it out")
+            raise UserError(f"data.mutation replaces pixels of images, but {inlier.name} has rows; remove it")
         _check_trained({"inlier": inlier, **{f"auxiliary.{key}": part for key, part in (auxiliary or {}).items()}})
         _check_trained({"inlier": inlier, **({} if negative is None else {"negative": negative})})
         if inlier.name in out:
-            raise UserError(
-                f"data.out.{inlier.name} is the inlier set itself; leave it out with ~data.out.{inlier.name}"
-            )
+            raise UserError(f"data.out.{inlier.name} is the inlier set itself; remove it with ~data.out.{inlier.name}")
         if validation + calibration >= 1:
             raise UserError("data.validation and data.calibration leave nothing to train on; give smaller fractions")
         self.inlier, self.negative = inlier, negative
         self.attacks = {name: part for name, part in out.items() if isinstance(part, Attack)}
         if self.attacks and len(inlier.shape) != 3:
-            raise UserError(f"data.out.{next(iter(self.attacks))} is made of images, {inlier.name} holds rows")
+            raise UserError(f"data.out.{next(iter(self.attacks))} needs images, but {inlier.name} has rows")
         self.out = {name: part for name, part in out.items() if not isinstance(part, Attack)}
         self.auxiliary = dict(auxiliary or {})
         self.root, self.batch_size, self.seed, self.members = Path(root), batch_size, seed, members
@@ -118,7 +116,7 @@ class OODDataModule(pl.LightningDataModule):
         counts = [max(1, round(fraction * len(order))) for fraction in self.fractions]
         if len(order) <= sum(counts):
             raise UserError(
-                f"{self.inlier.name} has {len(order)} training examples, too few to carve a validation split"
+                f"{self.inlier.name} has {len(order)} training examples, too few for validation and calibration"
             )
         held = {
             name: np.sort(part)
@@ -218,8 +216,8 @@ class OODDataModule(pl.LightningDataModule):
             for name, test in sets.items():
                 if count := sum(row.tobytes() in known for row in test.x):
                     raise UserError(
-                        f"{count} of the {len(test.x)} test rows of {name} are among those of {stream.name} that are "
-                        f"trained with; leave {name} out, or test with the other part of {stream.name}"
+                        f"{count} of the {len(test.x)} test rows of {name} are also training rows of {stream.name}; "
+                        f"remove {name}, or test on the other part of {stream.name}"
                     )
 
     def _limited(self, test: TestSet) -> TestSet:
@@ -249,7 +247,7 @@ class OODDataModule(pl.LightningDataModule):
         if x.shape[1:] != self.shape:
             raise UserError(
                 f"{name} has examples of shape {_times(x.shape[1:])}, {self.inlier.name} of {_times(self.shape)}; "
-                "bring them together with data.grey=true and data.size=[height,width]"
+                "make them equal with data.grey=true and data.size=[height,width]"
             )
         return x
 
@@ -268,12 +266,12 @@ def _check_trained(roles: Mapping[str, Dataset]) -> None:
     known: dict[str, str] = {}
     for role, dataset in roles.items():
         if not isinstance(dataset, Dataset):
-            raise UserError(f"data.{role}={dataset.name} is made for testing, so it cannot be trained with")
+            raise UserError(f"data.{role}={dataset.name} is a test set only, which cannot be used for training")
         if dataset.name in known:
             # a stream of the inlier set would contain its held-out parts
             raise UserError(
-                f"data.{role} and data.{known[dataset.name]} are both {dataset.name}; choose another set, or leave it "
-                f"out with ~data.{role}"
+                f"data.{role} and data.{known[dataset.name]} are both {dataset.name}; choose another set, or remove "
+                f"one with ~data.{role}"
             )
         known[dataset.name] = role
 

@@ -44,7 +44,7 @@ def _fetch(root: Path) -> None:
         download_url(f"{MIRROR}{archive.name}", home)
         if archive.stat().st_size != BYTES[split]:
             archive.unlink()
-            raise UserError(f"notmnist: the download of {archive.name} had not {BYTES[split]:,} bytes; try again later")
+            raise UserError(f"notmnist: {archive.name} is not {BYTES[split]:,} bytes long; download it again later")
         with tarfile.open(archive) as tar:
             tar.extractall(home, filter="data")
 

@@ -10,7 +10,7 @@ __all__ = ["TestSet", "preprocess"]
 
 
 class TestSet(NamedTuple):
-    """A preprocessed set with its name, origin (which split or part), hash and labels."""
+    """A preprocessed set: x uint8 (N, C, H, W) or float32 (N, D), name, origin (split or part), hash, labels (N,)."""
 
     x: np.ndarray
     name: str

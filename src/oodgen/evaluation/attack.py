@@ -32,8 +32,8 @@ def check_attackable(model: nn.Module, attacks: Mapping[str, Attack]) -> None:
     for name in attacks:
         if not isinstance(model, Attackable):
             raise UserError(
-                f"data.out.{name} raises what the model says for an image, which a {type(model).__name__} does not "
-                f"say; leave it out with ~data.out.{name}"
+                f"data.out.{name} needs a model with a differentiable score, which {type(model).__name__} does not "
+                f"have; remove it with ~data.out.{name}"
             )
 
 
@@ -60,7 +60,7 @@ def make_sets(evaluated: EvaluatedModel, attacks: Mapping[str, Attack], inlier: 
             for batch in SequentialLoader(Examples(start, evaluated.device.torch, 0), BATCH)
         ]
         x = np.concatenate(parts)
-        origin = f"noise moved by {attack.eps:g} to where the model finds it more plausible"
+        origin = f"noise after a gradient-sign step of {attack.eps:g} that raises the model's score"
         found[name] = TestSet(x, name, origin, hashlib.sha256(x.data).hexdigest())
     return found
 

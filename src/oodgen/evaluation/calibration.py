@@ -94,7 +94,7 @@ def read(folder: Path) -> Calibration:
         UserError: it is missing or damaged.
     """
     path = folder / "calibration.safetensors"
-    again = f"delete {folder} and give the command of that run again (its training is kept)"
+    again = f"delete {folder} and repeat the command of that run (its training is kept)"
     if not path.is_file():
         raise UserError(f"{folder} was evaluated without a calibration; {again}")
     try:

@@ -196,8 +196,8 @@ def _evidence_errors(name: str, evidence: Evidence) -> Iterator[None]:
     except (KeyError, IndexError) as error:
         given = ", ".join(sorted(evidence))
         raise UserError(
-            f"score {key_and_label(name)} asks for {error} which the probes did not give; there are: {given}; leave "
-            "that score out, or ask for it"
+            f"score {key_and_label(name)} needs {error}, which no probe provides; available: {given}; remove "
+            "the score, or add what it needs"
         ) from error
 
 
@@ -267,8 +267,8 @@ def diverging_means(scores: Mapping[str, Mapping[str, np.ndarray]], width: float
             mean, median = abs(float(values.mean())), abs(float(np.median(values)))
             if name.startswith("l>") and (math.isinf(mean) or mean > width * median):
                 found.append(
-                    f"{name} of {out} has run away: its mean is {values.mean():.3g} nats, its median "
-                    f"{np.median(values):.3g}; ranks stand, means of it say nothing."
+                    f"{name} of {out} diverges on some examples: mean {values.mean():.3g} nats, median "
+                    f"{np.median(values):.3g}; ranks (AUROC) are valid, means are not."
                 )
     return found
 

@@ -135,9 +135,7 @@ def _plot(toy: Grid, panels: Sequence[tuple[str, Tensor, float | None]]) -> Figu
             ring = CENTRE + radius * SIGMA * np.stack([np.cos(turn), np.sin(turn)])
             axis.plot(*ring, color=style.INK, linewidth=0.7, label="data, 1 to 3 standard deviations")
         if 1 <= i <= len(toy.made):
-            axis.plot(
-                *toy.made[i - 1].T.numpy(), ".", color=style.RED, markersize=1.5, label="what the generator makes"
-            )
+            axis.plot(*toy.made[i - 1].T.numpy(), ".", color=style.RED, markersize=1.5, label="generated samples")
         axis.set_title(title)
         axis.set(xlim=(0, 10), ylim=(0, 10), xticks=(0, 5, 10), yticks=(0, 5, 10))
     return style.add_legend(figure, axes, len(panels))
@@ -169,17 +167,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="oodgen critics-2d",
-        description="Train a flow and four GANs on a Gaussian in the plane, and draw what they say of it: a minute.",
+        description="Train a flow and four GANs on a Gaussian in the plane, and plot their values (a minute).",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a file .png or .svg")
-    parser.add_argument("--members", type=int, default=4, help="GANs (4)")
-    parser.add_argument("--steps", type=int, default=2000, help="of the flow and of each generator (2000)")
-    parser.add_argument("--further", type=int, default=10_000, help="of the critics, the generators frozen (10000)")
+    parser.add_argument("--members", type=int, default=4, help="number of GANs (4)")
+    parser.add_argument("--steps", type=int, default=2000, help="steps of the flow and of each generator (2000)")
+    parser.add_argument(
+        "--further", type=int, default=10_000, help="further steps of the critics, with frozen generators (10000)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
         if options.out.suffix not in (".png", ".svg"):
-            raise UserError(f"{options.out} is neither .png nor .svg; give --out such a name")
+            raise UserError(f"{options.out} does not end in .png or .svg; change --out")
         long = (1, 10_000_000)
         check_ranges(options, members=(2, 100), steps=long, further=long, seed=(0, 2**32 - 1))
         torch.set_num_threads(1)  # more of them wait for each other on networks as small as these

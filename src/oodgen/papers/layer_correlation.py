@@ -68,7 +68,9 @@ def posterior_means(run: Path, x: Any) -> "list[Tensor]":
     found = Detector.load(run)
     model = found.model
     if not isinstance(model, HierarchyWithPosteriors):
-        raise UserError(f"{run} holds a {type(model).__name__}, which shows no codes; give runs of a hierarchy")
+        raise UserError(
+            f"{run} holds a {type(model).__name__}, which has no posteriors; give runs of hierarchical VAEs"
+        )
     if tuple(x.shape[1:]) != tuple(model.shape):  # type: ignore[attr-defined, arg-type]
         raise UserError(f"{run} takes images of {tuple(model.shape)}, not of {tuple(x.shape[1:])}")  # type: ignore[attr-defined, arg-type]
     parts: list[list[Tensor]] = []
@@ -97,16 +99,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="oodgen layer-correlation",
-        description="Draw how well each layer's code of one model is found in each of another's, on the same images.",
+        description="Plot the correlation of the codes of two models' layers on the same images.",
     )
     parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="an evaluation's folder, runs/eval/NAME/HASH")
     parser.add_argument("--set", metavar="SET", help="a test set of the first run (default: its inliers)")
-    parser.add_argument("--count", type=int, default=1000, metavar="N", help="images to look at (default: 1000)")
+    parser.add_argument("--count", type=int, default=1000, metavar="N", help="number of images (default: 1000)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a file .png or .svg")
     options = parser.parse_args(arguments)
     try:
         if options.out.suffix not in (".png", ".svg"):
-            raise UserError(f"{options.out} is neither .png nor .svg; give --out such a name")
+            raise UserError(f"{options.out} does not end in .png or .svg; change --out")
         check_ranges(options, count=(3, 1_000_000))
         names, folders = zip(*reconstructions.labels(options.runs).items(), strict=True)
         x = _images(folders[0], options.set, options.count)

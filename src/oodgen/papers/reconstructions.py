@@ -24,10 +24,10 @@ def labels(folders: Sequence[Path]) -> dict[str, Path]:
         UserError: a folder is missing, is no finished run, or is given twice.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
-        raise UserError("a run is given twice; give each of them once")
+        raise UserError("a run is given twice; give each once")
     for folder in folders:
         if not (folder / "record.json").is_file():
-            what = "is no finished run" if folder.is_dir() else "is not there"
+            what = "is not a finished run" if folder.is_dir() else "does not exist"
             raise UserError(f"{folder} {what}; give the folder of an evaluation, runs/eval/<name>/<hash>")
     facts = {folder: record.read_json(folder / "record.json") for folder in folders}
     names = {folder: str(about.get("experiment", folder.parent.name)) for folder, about in facts.items()}
@@ -54,7 +54,7 @@ def side_by_side(runs: Mapping[str, Path], sets: Sequence[str] = ()) -> "Figure"
     made = {label: page.read_reconstructions(folder) for label, folder in runs.items()}
     for label, found in made.items():
         if not found:
-            raise UserError(f"{runs[label]} holds no reconstructions; give a finished run, runs/eval/<name>/<hash>")
+            raise UserError(f"{runs[label]} has no reconstructions; give a finished run, runs/eval/<name>/<hash>")
         for name in sets:
             if name not in found:
                 raise UserError(f"{runs[label]} has no reconstructions of {name}; it has: {', '.join(found)}")
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="oodgen reconstructions",
-        description="Draw the same images as several finished runs reconstruct them, row by row.",
+        description="Plot several finished runs' reconstructions of the same images, a row for each run.",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="an evaluation's folder, runs/eval/NAME/HASH")
     parser.add_argument("--sets", nargs="+", default=(), metavar="SET", help="data sets (default: all that are shared)")
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.out.suffix not in (".png", ".svg"):
-            raise UserError(f"{options.out} is neither .png nor .svg; give --out such a name")
+            raise UserError(f"{options.out} does not end in .png or .svg; change --out")
         runs = labels(options.runs)
         from oodgen.plots import style
 

@@ -142,7 +142,7 @@ def train_all(
         except UserError as error:
             failed[cell.name] = str(error)
         if not done:
-            raise UserError(f"there is nothing to compare with, {cell.name}: {(skipped | failed)[cell.name]}")
+            raise UserError(f"the basic set cannot be used, {cell.name}: {(skipped | failed)[cell.name]}")
     return done, skipped, failed
 
 
@@ -180,7 +180,7 @@ def _launch(overrides: Sequence[str]) -> int:
 def _run(options: argparse.Namespace, extra: Sequence[str], launch: Launch) -> int:
     sets = list(dict.fromkeys([options.basic, *options.candidates]))
     if len(sets) < 2:
-        raise UserError(f"{options.basic} alone is no comparison; name other sets with --candidates")
+        raise UserError(f"{options.basic} has no other set to be compared with; give some with --candidates")
     cells = [plan_run(name, sets, options.seed, extra) for name in sets]
     done, skipped, failed = train_all(cells, launch)
     if len(done) < 2:
@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None, launch: Launch = _launch) -> in
         epilog="key=value: options of `python -m oodgen.run`, the same for every VAE. The same command resumes.",
     )
     parser.add_argument("basic", metavar="BASIC", help="the in-distribution set, e.g. fashion_mnist")
-    parser.add_argument("--candidates", nargs="+", required=True, metavar="SET", help="sets to judge")
+    parser.add_argument("--candidates", nargs="+", required=True, metavar="SET", help="candidates for the simple set")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every VAE (0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUNS/simple_set/BASIC")
     options = parser.parse_args([word for word in given if word not in extra])

@@ -81,7 +81,7 @@ def _items(value: Any) -> list[Any]:
 
 def _text(path: Path) -> str:
     if not path.is_file():  # nor a pipe or a device, which may have no end
-        raise ValueError("it is no ordinary file" if path.exists() else "there is no such file")
+        raise ValueError("it is not a regular file" if path.exists() else "there is no such file")
     with path.open("rb") as file:
         content = file.read(SIZE + 1)
     if len(content) > SIZE:

@@ -64,7 +64,7 @@ def check_name(name: str, what: str) -> str:
 
     Arguments:
         name: The name.
-        what: Whose it is, for the error.
+        what: What it names, for the error.
 
     Raises:
         UserError: it is empty or too long, does not begin with a letter, a digit or an underscore, or holds a slash, a

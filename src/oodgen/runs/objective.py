@@ -38,7 +38,7 @@ def value(folder: Path, objective: Mapping[str, Any], checkpoint: str) -> float:
             if bounds := [bound for row in rows if math.isfinite(bound := float(row.get(name) or "nan"))]:
                 return -(max(bounds) if checkpoint == "best" else bounds[-1])
     raise UserError(
-        "the training states no validation bound to return to the sweeper; name a number of its results with "
+        "the training has no validation bound to return to the sweeper; select a result with "
         "objective.score, objective.set and objective.metric"
     )
 
@@ -56,11 +56,11 @@ def choose(rows: Iterable[results.Row], objective: Mapping[str, Any]) -> float:
             there = list(dict.fromkeys(getattr(row, column) for row in found))
             found = [row for row in found if getattr(row, column) == wanted]
             if not found:
-                raise UserError(f"objective.{part}={given} is not there; there is: {_listed(part, there)}")
+                raise UserError(f"objective.{part}={given} is not in the results; available: {_listed(part, there)}")
     for part, column in PARTS.items():
         there = list(dict.fromkeys(getattr(row, column) for row in found))
         if len(there) > 1:
-            raise UserError(f"objective.{part} is not set, and may be {_listed(part, there)}")
+            raise UserError(f"objective.{part} is not set; choose one of: {_listed(part, there)}")
     return min(found, key=lambda row: ("full", "oracle", "balanced").index(row.protocol)).value
 
 

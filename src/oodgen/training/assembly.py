@@ -73,7 +73,9 @@ def check_unchanged(cost: Mapping[str, Any], folder: Path) -> None:
     for name, date in cost.get("inputs", {}).items():
         made = folder.parent / name / "provenance.json"
         if made.is_file() and record.read_json(made).get("date") != date:
-            raise UserError(f"{made.parent} was trained again since {folder} was assembled; retrain=true does so anew")
+            raise UserError(
+                f"{made.parent} was trained again after {folder} was assembled; retrain=true assembles it again"
+            )
 
 
 def _training_date(run: Path, config: Mapping[str, Any], data: str, mutation: float | None) -> str:
@@ -82,8 +84,10 @@ def _training_date(run: Path, config: Mapping[str, Any], data: str, mutation: fl
         raise UserError(f"method.inputs: there is no training {run}; name a folder of {run.parent}")
     state = record.read_state(run)
     if state["state"] != "done":
-        why = f" ({state['why']})" if state["why"] else ""
-        raise UserError(f"method.inputs: {run} is not finished but {state['state']}{why}; leave it out, or finish it")
+        why = f": {state['why']}" if state["why"] else ""
+        raise UserError(
+            f"method.inputs: {run} is not finished ({state['state']}{why}); remove it, or repeat its command"
+        )
     try:
         other = load_yaml(run / "config.yaml")
         theirs = _compared_options(other, other["data"].get("mutation"))
@@ -92,12 +96,12 @@ def _training_date(run: Path, config: Mapping[str, Any], data: str, mutation: fl
     ours = _compared_options(config, mutation)
     if differs := _first_difference(theirs, ours):
         place, one, another = differs
-        raise UserError(f"method.inputs: {run} has {place}={one}, this ensemble {another}; members are of one kind")
+        raise UserError(
+            f"method.inputs: {run} has {place}={one}, this ensemble {another}; members must have equal options"
+        )
     made = record.read_json(run / "provenance.json")
     if made.get("data") != data:
-        raise UserError(
-            f"method.inputs: {run} was trained on other data ({made.get('data')}, now {data}); leave it out"
-        )
+        raise UserError(f"method.inputs: {run} was trained on other data ({made.get('data')}, now {data}); remove it")
     return str(made.get("date"))
 
 

@@ -32,8 +32,8 @@ def find_checkpoint(folder: Path, name: str) -> Path:
     if not path.is_file():
         there = sorted(other.stem for other in path.parent.glob("*.ckpt"))
         snapshot = re.fullmatch(r"epoch[1-9]\d*", name)
-        mend = f"; snapshots=[{name[5:]}] retrain=true makes it" if snapshot else "; name last, best or epochN"
-        raise UserError(f"no checkpoint {name!r} in {path.parent}; there are: {', '.join(there) or 'none'}{mend}")
+        advice = f"; snapshots=[{name[5:]}] retrain=true saves it" if snapshot else "; choose last, best or epochN"
+        raise UserError(f"no checkpoint {name!r} in {path.parent}; available: {', '.join(there) or 'none'}{advice}")
     return path
 
 

@@ -57,8 +57,8 @@ class Device:
         if not gpu and threads > 1 and load > len(os.sched_getaffinity(0)):
             # measured at twice the load: 28 images/s with two threads, 335 with one
             log.warning(
-                "other work holds this machine's cores (load %.1f): torch's %d threads will wait for each other, "
-                "device.threads=1 may be ten times faster",
+                "this machine is busy (load %.1f), which slows down torch's %d threads; device.threads=1 may be "
+                "ten times faster",
                 *(load, threads),
             )
         channels_last = True if self.channels_last == "auto" else self.channels_last

@@ -60,7 +60,7 @@ def fit(
     _check_trainer_options(options, method)
     if device.compile and not method.calls_forward:
         name = type(method).__name__
-        raise UserError(f"device.compile compiles a model's forward pass, which {name} does without; leave it out")
+        raise UserError(f"device.compile compiles a model's forward pass, which {name} does not call; remove it")
     for path in folder.glob("hpc_ckpt_*.ckpt"):  # written by Lightning in a Slurm job, which would resume from it
         path.unlink()
     last = folder / "checkpoints" / "last.ckpt"
@@ -85,7 +85,7 @@ def fit(
             default_root_dir=folder,
         )
     except (TypeError, ValueError, MisconfigurationException) as error:
-        raise UserError(f"trainer: {str(error).split('() ')[-1]}; see conf/trainer for what there is") from error
+        raise UserError(f"trainer: {str(error).split('() ')[-1]}; see conf/trainer for the options") from error
     device.set_memory_format(method)
     data.setup()
     if resume is None:
@@ -120,11 +120,11 @@ def _check_trainer_options(options: Mapping[str, Any], method: pl.LightningModul
     """Raise UserError for options that Lightning would ignore, or reject late."""
     clip, turns = options.get("gradient_clip_val"), not method.automatic_optimization
     if turns and clip:
-        mend = "use method.clip" if hasattr(method, "clip") else "leave it out"
-        raise UserError(f"trainer.gradient_clip_val cannot clip where two optimisers take turns; {mend}")
+        advice = "use method.clip" if hasattr(method, "clip") else "remove it"
+        raise UserError(f"trainer.gradient_clip_val is not supported with two optimisers; {advice}")
     if turns and options.get("accumulate_grad_batches", 1) != 1:
         raise UserError(
-            "trainer.accumulate_grad_batches cannot be had where two optimisers take turns; raise data.batch_size"
+            "trainer.accumulate_grad_batches is not supported with two optimisers; increase data.batch_size"
         )
 
 
