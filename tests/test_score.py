@@ -52,6 +52,7 @@ def user(tmp_path_factory):
         "data.calibration=0.2",
         "~data.out.hflip",
         "~data.out.vflip",
+        "score@scores=[hierarchy,evidence]",
     ]
     done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -100,8 +101,12 @@ def test_calibration_rests_on_the_calibration_part_alone(user):
 def test_held_out_inliers_pass_and_noise_does_not(user, capfd):
     noise = save(user.home / "noise", np.random.default_rng(2).integers(0, 256, (200, 28, 28), np.uint8))
     n = len(user.parts["calibration"])
-    for name, least in (("llr_ada", 0.0), ("l>0", 0.9)):  # after so short a training the ratio promises nothing
-        option = [] if name == "llr_ada" else ["--score", name]
+    for name, least in (
+        ("llr_ada", 0.0),
+        ("l>0", 0.9),
+        ("evidence", 0.9),
+    ):  # after so short a training the ratio promises nothing
+        option = [] if name == "evidence" else ["--score", name]
         code, out, err = run(capfd, user.folder.parent, user.new, noise, "--out", user.home / "out.csv", *option)
         assert (code, err) == (0, "")
         found = rows(user.home / "out.csv")
@@ -221,6 +226,7 @@ heavy = {"pytorch_lightning", "lightning_fabric", "torchmetrics", "torchvision",
 heavy |= {"matplotlib", "sklearn", "scipy"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
-    command = [sys.executable, "-c", program, user.folder, user.new / "0000.png"]
+    # the default score needs sklearn and scipy
+    command = [sys.executable, "-c", program, user.folder, user.new / "0000.png", "--score", "llr_ada"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "1 image scored" in done.stdout, done.stderr

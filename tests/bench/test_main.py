@@ -32,6 +32,7 @@ def test_prints_every_section_and_writes_them(tmp_path: Path, capsys: pytest.Cap
         "Data:",
         "Ensemble:",
         "Evaluation beside the model",
+        "Densities of the evidence",
         "Start-up of commands",
     ):
         assert f"\n{title}" in printed

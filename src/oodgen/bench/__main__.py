@@ -2,7 +2,7 @@
 
 Variants of a comparison are interleaved and medians are printed, to be robust to other load. On a busy machine one
 thread is used unless --threads is given, since threads that wait for busy cores can be ten times slower than one. Two
-free cores need about three minutes.
+free cores need about four minutes.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from oodgen.bench import ensemble, flops, helpers, loading, loop, scoring, startup, training
+from oodgen.bench import ensemble, evidence, flops, helpers, loading, loop, scoring, startup, training
 from oodgen.bench.subject import Bench, check_model
 from oodgen.bench.timing import Effort, Table, text
 from oodgen.errors import UserError
@@ -38,6 +38,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "data": loading.measure,
     "ensemble": ensemble.measure,
     "helpers": helpers.measure,
+    "evidence": evidence.measure,
     "startup": startup.measure,
 }
 

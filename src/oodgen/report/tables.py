@@ -162,6 +162,8 @@ def describe_score(score: str) -> str:
         "complexity_jpeg2000": "likelihood less JPEG bits",
         "typicality": "distance from the mean bound",
         "regret": "what a posterior of its own gains",
+        "evidence_model": "evidence without the image",
+        "evidence_image": "evidence without the model",
         "control:mean": "mean intensity",
         "control:entropy": "entropy of the pixels",
         "control:total_variation": "total variation",
