@@ -10,7 +10,7 @@ import torch
 from oodgen.data.catalog import Dataset
 from oodgen.data.module import OODDataModule
 from oodgen.data.resident import Batch
-from oodgen.errors import Diverged, UserError
+from oodgen.errors import Diverged
 from oodgen.methods.bpvae import BPVAE
 from oodgen.methods.likelihood import MaximumLikelihood
 from oodgen.models.likelihoods import Bernoulli, Gaussian
@@ -173,9 +173,3 @@ def test_a_bound_that_is_not_finite_is_named():
     method.simple.sigma.fill_(torch.nan)
     with pytest.raises(Diverged, match=r"at step 3, in the bound of simple set 1$"):
         method.training_step(batch(images(1)), 0)
-
-
-@pytest.mark.parametrize("sigma_s", [0.0, -1.0, math.nan, math.inf])
-def test_a_simple_prior_needs_a_width(sigma_s):
-    with pytest.raises(UserError, match=r"^method\.sigma_s=\S+ must be positive$"):
-        BPVAE(tiny(), sgd, sigma_s)

@@ -48,7 +48,7 @@ class Glow(Density):
             $\mathcal N(0, I)$, initialised from data); otherwise its prior is standard normal.
 
     Raises:
-        UserError: H or W is not divisible by $2^L$, or an option is invalid.
+        UserError: H or W is not divisible by $2^L$.
     """
 
     bin = 1 / (LEVELS - 1)  # log_px is a log-mass

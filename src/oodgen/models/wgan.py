@@ -45,7 +45,7 @@ class WGAN(nn.Module):
     def __init__(self, shape: Sequence[Count], latent: Count = 128, channels: Count = 32) -> None:
         super().__init__()
         if len(shape) != 3:
-            raise UserError(f"model.shape={list(shape)} is not that of an image, [channels,height,width]")
+            raise UserError(f"model.shape={list(shape)} is not an image shape [channels,height,width]")
         colours, height, width = self.shape = tuple(shape)
         if height % 4 or width % 4:
             fit = [4 * -(-n // 4) for n in (height, width)]
