@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from oodgen.data.preprocess import TestSet as Examined
@@ -68,6 +69,23 @@ def test_evidence_is_asked_once_batch_by_batch_and_then_read(evaluated):
     assert all(torch.equal(first[name], again[name]) for name in first)
     (file,) = evaluated.folder.iterdir()
     assert file.name.startswith("b-photos-") and file.suffix == ".safetensors"
+
+
+def test_a_score_costs_what_its_probes_cost_when_their_evidence_was_computed(evaluated, monkeypatch):
+    clock = iter(range(0, 1000, 2))  # two seconds between readings
+    monkeypatch.setattr(evaluate.time, "perf_counter", lambda: next(clock))
+    probes = {"a": Brightness(), "b": Brightness(2.0), "old": Brightness(3.0)}
+    scores = {
+        "one": lambda evidence: evidence["a/value"],
+        "both": lambda evidence: evidence["a/value"] - evidence["b/value"],
+        "unknown": lambda evidence: evidence["old/value"],
+    }
+    found = evaluate.collect_evidence(evaluated, probes, images())
+    (old,) = evaluated.folder.glob("old-*")
+    save_file({"value": found["old/value"], "levels": found["old/levels"]}, old)  # as before seconds were stored
+    # two seconds of each probe and of the score itself, for 8 examples
+    assert evaluate.score_seconds(evaluated, probes, scores, images()) == {"one": 500.0, "both": 750.0}
+    assert len(calls) == 9, "nothing is computed for it"
 
 
 @pytest.mark.parametrize("content", [b"", b"torn", b"\xff" * 100, None])

@@ -126,6 +126,6 @@ def test_claims_stand_last_as_a_range_with_the_number_of_their_sources():
     ]
     table = board(A, B, claims=claims)
     assert lines(table)[-1][0] == "claimed elsewhere"
-    assert lines(table)[-1][2:] == ["0.400 to 0.900 (2)", "1.000 (1)", ""]
+    assert lines(table)[-1][2:] == ["0.400–0.900 (2)", "1.000 (1)", ""]
     assert table.lines[-1].kind == "quoted"
     assert table.lines[-1].entries[2].hint == "A 0.400 (Two 2021); B 0.500 (Two 2021); A 0.900 (One 2020)"

@@ -15,15 +15,13 @@ from oodgen.runs.labels import DEFAULTS
 __all__ = ["ABOUT", "Candidate", "boards"]
 
 ABOUT = (
-    "AUROC of each experiment, means over its seeds, by its default score, which is fixed beforehand (the first of "
-    f"{', '.join(DEFAULTS[:-1])} and {DEFAULTS[-1]} that it has, else its first one), and by the score of its paper. "
-    "No model: statistics of the image alone, their density where it was measured, and the one that separates a set "
-    "best, in its better direction. Bold: best of "
-    "the column among models that were not trained against the set (†) and scores that were not chosen on it (oracle). "
-    "Training: time of one seed; scoring: time for 1,000 examples; a dash: not recorded. Budgets and numbers of images "
-    "differ; each experiment's own table says how many were scored. Claimed elsewhere: lowest and highest value that "
-    "papers print for other methods on the same pair, and how many of them; they were not run here, and none of them "
-    "is comparable beyond the name of the sets."
+    "AUROC of each experiment by its default score, which is fixed beforehand (the first of "
+    f"{', '.join(DEFAULTS[:-1])} and {DEFAULTS[-1]} that it has, else its first one), and by the scores of its paper; "
+    "means over seeds. No model: the image statistics alone, by their density where that was measured, and by the one "
+    "that separates a set best. Bold: best of the column, leaving out models that were trained against the set (†) and "
+    "scores chosen on it (oracle). Training: time of one seed. Scoring: time for 1,000 examples. A dash: not recorded. "
+    "Budgets and numbers of images differ. Claimed elsewhere: lowest and highest value that papers print for other "
+    "methods without labels on sets of that name, and the number of papers; not run here."
 )
 AGAINST = " †"
 NOTHING = ("",) * len(cost.HEAD)
@@ -92,7 +90,7 @@ def _board(candidates: Sequence[Candidate], claims: Sequence[Claim]) -> Table:
         lines.append(Line(kind, (Entry(candidate.name), Entry(label, hint=hint), *shown, *spent)))
     ranges = [claimed([claim for claim in claims if claim.out == out]) for out in outs]
     if any(entry.text for entry in ranges):
-        words = (Entry("claimed elsewhere"), Entry("lowest to highest (papers)"), *ranges)
+        words = (Entry("claimed elsewhere"), Entry("range (papers)"), *ranges)
         lines.append(Line("quoted", (*words, *map(Entry, NOTHING))))
     return Table(("method", "score", *outs, *cost.HEAD), tuple(lines), 2)
 

@@ -79,7 +79,7 @@ def claimed(claims: Sequence[Claim]) -> Entry:
     low, high = format_value("auroc", min(values)), format_value("auroc", max(values))
     ordered = sorted((claim for claim in claims if claim.metric == "auroc"), key=lambda claim: claim.value)
     count = len({claim.source for claim in ordered})
-    return Entry(f"{low if low == high else f'{low} to {high}'} ({count})", hint="; ".join(map(_say, ordered)))
+    return Entry(f"{low if low == high else f'{low}–{high}'} ({count})", hint="; ".join(map(_say, ordered)))
 
 
 def contradictions(claims: Iterable[Claim]) -> list[str]:

@@ -75,7 +75,7 @@ def as_csv(
         if costs is not None:
             known = costs[cell.experiment, setting]._asdict()
             numbers = known | {"score_seconds": known["score_seconds"].get(cell.score, math.nan)}
-            spent = ["" if numbers[name] != numbers[name] else f"{numbers[name]:.6g}" for name in COSTS]
+            spent = ["" if numbers[name] != numbers[name] else f"{numbers[name]:.9g}" for name in COSTS]
         words = "; ".join(f"{e.text} [{e.hint}]" for e in items)
         writer.writerow(map(escape.cell, [*values, setting, *spent, words]))
     return text.getvalue()
