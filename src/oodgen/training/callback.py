@@ -30,12 +30,19 @@ class Checkpoints(Callback):
     ) -> None:
         self.folder, self.seconds, self.monitor, self.epochs = folder, seconds, monitor, tuple(epochs)
         self.best, self.step, self.saved_at = float("-inf"), 0, time.monotonic()
+        self.before, self.start = 0.0, time.perf_counter()
+
+    @property
+    def spent(self) -> float:
+        """Seconds of the training so far, in all processes that continued it, up to the checkpoint of each."""
+        return self.before + time.perf_counter() - self.start
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "step": self.step}
+        return {"best": self.best, "step": self.step, "spent": self.spent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.step = state_dict["best"], state_dict["step"]
+        self.before = state_dict.get("spent", 0.0)  # earlier checkpoints do not say
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Lightning loses the loader's state if a learning-rate schedule asked for the number of steps before

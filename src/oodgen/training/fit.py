@@ -50,7 +50,7 @@ def fit(
         snapshots: Epochs after which to save the weights.
 
     Returns:
-        `seconds` of this process, total `steps` and `epochs`, and the method's `training_summary`.
+        Total `seconds`, `steps` and `epochs`, of interrupted processes too, and the method's `training_summary`.
 
     Raises:
         UserError: the checkpoint to resume from is damaged; a Trainer option is unknown, trains nothing, or is not
@@ -68,6 +68,7 @@ def fit(
     _silence_lightning()
     terminal = sys.stderr.isatty()
     monitor = f"val/{method.monitor}" if method.selects_best else None
+    saver = Checkpoints(folder / "checkpoints", monitor=monitor, epochs=snapshots)
     bar: list[Callback] = [TQDMProgressBar(refresh_rate=20)] if terminal else [_ProgressLines()]
     try:
         trainer = pl.Trainer(
@@ -75,7 +76,7 @@ def fit(
             **options,
             plugins=[LightningEnvironment()],  # otherwise Lightning uses the tasks of a Slurm job and requeues it
             logger=CurvesLogger(folder / "metrics.csv", loggers),
-            callbacks=[*bar, *callbacks, Checkpoints(folder / "checkpoints", monitor=monitor, epochs=snapshots)],
+            callbacks=[*bar, *callbacks, saver],
             enable_checkpointing=False,
             enable_progress_bar=terminal,
             enable_model_summary=False,
@@ -97,7 +98,7 @@ def fit(
         log.info("resuming at step %d (epoch %d)", epoch["global_step"], epoch["epoch"])
     if device.compile:
         method.model.compile()  # type: ignore[union-attr, operator]
-    start = time.perf_counter()
+    saver.start = time.perf_counter()
     try:
         trainer.fit(method, datamodule=data, ckpt_path=resume)
     except SIGTERMException:
@@ -109,7 +110,7 @@ def fit(
         raise
     steps = trainer.global_step
     return {
-        "seconds": time.perf_counter() - start,
+        "seconds": saver.spent,
         "steps": steps,
         "epochs": round(steps / max(1, trainer.num_training_batches), 3),
         **method.training_summary(),  # type: ignore[operator]
