@@ -69,7 +69,7 @@ def _parts(root: Path) -> list[Path]:
         (["data=folder"], ["data.inlier.root"]),
         (["seed=["], ["seed=[ is not of the form key=value: "]),
         (["seed=0,1"], ["-m", "seed=[0,1]"]),
-        (["+model=hvae_tiny"], ["model is chosen already", " model=hvae_tiny "]),
+        (["+model=hvae_tiny"], ["model is already chosen", " model=hvae_tiny "]),
         (["plugins=["], ["plugins=[ is not of the form"]),
         (["name=../../../escape"], ["oodgen: name='../../../escape' must be a single name"]),
         (["name=.."], ["oodgen: name='..' must be a single name"]),
@@ -98,7 +98,7 @@ PATHS = ["/data/run=3", "/data/good (1)", "/data/lot#7", "/data/lot [2]", "/data
 def test_an_odd_path_is_answered_with_the_word_that_works_in_a_shell(command, path):
     ended = command("+experiment=own_images", f"data.inlier.root={path}")
     assert ended.code == 2
-    word = ended.error.split("as text it is written ")[1]
+    word = ended.error.split("as text write ")[1]
     shell = subprocess.run(["sh", "-c", f"printf %s {word}"], capture_output=True, text=True, check=True)
     again = command("+experiment=own_images", shell.stdout)
     assert f"{Path(path).expanduser()} is not a folder" in again.error
@@ -107,10 +107,10 @@ def test_an_odd_path_is_answered_with_the_word_that_works_in_a_shell(command, pa
 @pytest.mark.parametrize(
     ("choices", "words"),
     [
-        ("- override /model: hvae_tiny\n- /probe@probes: [bounds, image]", "has a choice after an override; write"),
+        ("- override /model: hvae_tiny\n- /probe@probes: [bounds, image]", "has a choice after an override; put"),
         ("- override /model: hvae_tiny\n- quickstart", "Overrides must be at the end of the defaults list"),
         ("- /model: hvae_tiny", "`override /model: hvae_tiny` at the end of its defaults list"),
-        ("- own", "the defaults list of experiment/own leads back to itself"),
+        ("- own", "the defaults list of experiment/own is cyclic"),
     ],
 )
 def test_a_defaults_list_in_the_wrong_order_is_explained(command, tmp_path, choices, words):
@@ -159,8 +159,8 @@ GAME = ["+experiment=fashion_mnist_ns_generated", "data.missing=skip"]
         (["snapshots=5"], ["snapshots=5 is not a list"]),
         (["trainer.gradient_clip_val=1"], ["trainer.gradient_clip_val", "method.clip"]),
         (["+trainer.accumulate_grad_batches=2"], ["trainer.accumulate_grad_batches", "data.batch_size"]),
-        (["-m", "+sweep=bpvae_table1,bpvae_table2"], ["one sweep"]),
-        (["+sweep=bpvae_table1", "+experiment=quickstart"], ["no experiment beside it"]),
+        (["-m", "+sweep=bpvae_table1,bpvae_table2"], ["another +sweep"]),
+        (["+sweep=bpvae_table1", "+experiment=quickstart"], ["+experiment; use a command for each"]),
         (["+scale=cpu3", "+experiment=fashion_mnist_llr_ada_hvae"], ["+scale", "comes after +experiment"]),
     ],
 )

@@ -104,7 +104,7 @@ def test_arrays_and_tensors_alike_and_none_at_all():
     "x", [torch.zeros(2, 1, 4, 4), images(2, shape=(1, 5, 4)), images(2, shape=(3, 4, 4)), images(4)[0, 0]]
 )
 def test_examples_that_do_not_fit_are_refused(x):
-    with pytest.raises(UserError, match=r"wants torch.uint8 .* \(N, 1, 4, 4\), got .*Detector.decode"):
+    with pytest.raises(UserError, match=r"needs torch.uint8 .* \(N, 1, 4, 4\), got .*Detector.decode"):
         detector().score(x)
 
 
@@ -114,7 +114,7 @@ def test_a_rate_below_the_smallest_p_value_is_refused():
     for rate in (0.049, 0, 1, -0.1, float("nan")):
         with pytest.raises(UserError, match="false_alarm="):
             calibrated.predict(images(1), rate)
-    with pytest.raises(UserError, match=r"needs 20 calibration images and this run has 19; take at least 0\.05"):
+    with pytest.raises(UserError, match=r"needs 20 calibration images and this run has 19; use at least 0\.05"):
         calibrated.check(0.049)
 
 
@@ -228,8 +228,8 @@ def test_weights_trained_again_do_not_meet_an_old_calibration(run):
     [
         ("calibration.safetensors", None, "evaluated without a calibration; delete"),
         ("calibration.safetensors", "x", "is damaged"),
-        ("state.json", '{"state": "failed", "why": "no disk"}', r"not finished but failed \(no disk\)"),
-        ("state.json", None, "one finished evaluation.*holds none"),
+        ("state.json", '{"state": "failed", "why": "no disk"}', r"not finished \(failed: no disk\)"),
+        ("state.json", None, "one finished evaluation.*has none"),
         ("record.json", None, "is a training; name"),
         ("record.json", "{", "is damaged"),
         ("config.yaml", "a: [", "cannot read"),
@@ -237,7 +237,7 @@ def test_weights_trained_again_do_not_meet_an_old_calibration(run):
         (
             "config.yaml",
             yaml.safe_dump({**CONFIG, "probes": {"bounds": {"_target_": "os.getcwd"}}}),
-            "may not stand there",
+            "is not allowed here",
         ),
         ("config.yaml", yaml.safe_dump({**CONFIG, "checkpoint": "${oc.env:HOME}"}), "interpolation"),
     ],

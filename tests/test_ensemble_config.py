@@ -97,7 +97,7 @@ def test_an_argument_of_a_member_that_does_not_fit_is_named():
         build_components(config(*ENSEMBLE, *MEMBERS, "method.member.samples=x"))
     with pytest.raises(UserError, match=r"no option 'method\.member\.nonsense'"):
         build_components(config(*ENSEMBLE, *MEMBERS, "+method.member.nonsense=1"))
-    with pytest.raises(UserError, match=r"method\.member\.optimizer\._target_='os\.getcwd' may not stand there"):
+    with pytest.raises(UserError, match=r"method\.member\.optimizer\._target_='os\.getcwd' is not allowed here"):
         build_components(config(*ENSEMBLE, *MEMBERS, "method.member.optimizer._target_=os.getcwd"))
 
 

@@ -34,8 +34,8 @@ def test_help_lists_every_tool_and_version_is_ours():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["rnu"], "there is no tool 'rnu'; did you mean run?"),
-        (["+experiment=quickstart"], "name the tool first: python -m oodgen run +experiment=quickstart ..."),
+        (["rnu"], "unknown tool 'rnu'; did you mean run?"),
+        (["+experiment=quickstart"], "a tool is missing: python -m oodgen run +experiment=quickstart ..."),
     ],
 )
 def test_a_tool_that_is_not_there_is_one_line(words, said):

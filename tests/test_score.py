@@ -204,9 +204,9 @@ def test_mistakes_cost_one_line_and_leave_no_file(user, capfd):
     (unfinished / "state.json").write_text(json.dumps({"state": "running", "why": None}))
     for arguments, words in (
         ((user.home / "nothing", user.new), "there is no run"),
-        ((unfinished, user.new), "is not finished but running"),
+        ((unfinished, user.new), "is not finished (running"),
         ((user.folder, empty), "there are no images under"),
-        ((user.folder, user.home / "nowhere"), "there is no "),
+        ((user.folder, user.home / "nowhere"), "nowhere does not exist"),
         ((user.folder, user.new, "--score", "best"), "no score best; it has: l_0 (l>0)"),
         ((user.folder, user.new, "--false-alarm", "0.001"), "needs 999 calibration images"),
         ((user.folder, user.new, "--false-alarm", "5"), "is not between 0 and 1"),

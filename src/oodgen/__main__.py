@@ -18,12 +18,12 @@ TOOLS = {
     "score": ("oodgen.score", "a score, a p-value and a verdict for each image file"),
     "report": ("oodgen.report.__main__", "tables of all finished runs, beside the papers' numbers"),
     "data": ("oodgen.data.__main__", "list, fetch, prepare and verify data sets"),
-    "bench": ("oodgen.bench.__main__", "what this machine does"),
+    "bench": ("oodgen.bench.__main__", "benchmark this machine"),
     "workspace": ("oodgen.report.wandb_workspace", "the Weights & Biases workspace of a project"),
-    "simple-set": ("oodgen.papers.simple_set", "which simple set suits BPVAE"),
+    "simple-set": ("oodgen.papers.simple_set", "choose the simple set of BPVAE"),
     "reconstructions": ("oodgen.papers.reconstructions", "the same images as several runs reconstruct them"),
     "layer-correlation": ("oodgen.papers.layer_correlation", "do two hierarchies' layers see the same features?"),
-    "critics-2d": ("oodgen.papers.critics_2d", "four critics and a flow in the plane: why ensembles"),
+    "critics-2d": ("oodgen.papers.critics_2d", "figure 2 of generative ensembles: critics and a flow in the plane"),
 }
 COMPLETION = ("-sc", "--shell-completion")
 
@@ -67,16 +67,16 @@ def _help(program: str) -> str:
             f"usage: {program} TOOL ...",
             "\nDeep generative models for out-of-distribution detection: trained, scored and compared.\n",
             *lines,
-            f"\n`{program} TOOL --help` tells more, `{program} --version` the version.",
+            f"\n`{program} TOOL --help` prints the help of a tool, `{program} --version` the version.",
         ]
     )
 
 
 def _unknown(program: str, word: str) -> str:
     if "=" in word or word.startswith(("+", "~")):
-        return f"name the tool first: {program} run {word} ..."
+        return f"a tool is missing: {program} run {word} ..."
     near = difflib.get_close_matches(word, TOOLS, n=1)
-    return f"there is no tool {word!r}; " + (f"did you mean {near[0]}?" if near else f"there are: {', '.join(TOOLS)}")
+    return f"unknown tool {word!r}; " + (f"did you mean {near[0]}?" if near else f"available: {', '.join(TOOLS)}")
 
 
 def _complete(words: list[str]) -> int:

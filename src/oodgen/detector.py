@@ -98,7 +98,7 @@ class Detector:
         if calibration.weights_digest(model) != kept.weights:
             raise UserError(
                 f"the model of {folder} was trained again after its calibration; "
-                f"delete {folder} and give the command of that run again (its training is kept)"
+                f"delete {folder} and repeat the command of that run (its training is kept)"
             )
         model = model.to(where.torch).eval()
         where.set_memory_format(model)
@@ -167,7 +167,7 @@ class Detector:
             needed, least = int(np.ceil(1 / false_alarm)) - 1, np.ceil(1e4 / (n + 1)) / 1e4
             raise UserError(
                 f"false_alarm={false_alarm} needs {needed:,} calibration images and this run has {n:,}; "
-                f"take at least {least:g}, or train with a larger data.calibration"
+                f"use at least {least:g}, or train with a larger data.calibration"
             )
 
     def decode(self, path: Path) -> np.ndarray:
@@ -204,7 +204,7 @@ class Detector:
             examples = examples.unsqueeze(0)
         if tuple(examples.shape[1:]) != shape or examples.dtype != dtype:
             raise UserError(
-                f"the detector wants {dtype} examples ({words}) of shape (N, {', '.join(map(str, shape))}), got "
+                f"the detector needs {dtype} examples ({words}) of shape (N, {', '.join(map(str, shape))}), got "
                 f"{examples.dtype} {tuple(examples.shape)}; Detector.decode(path) converts an image file"
             )
         return examples
@@ -225,13 +225,13 @@ def _evaluation(run: Path) -> Path:
         inside = sorted(path.parent for path in run.glob("*/state.json"))
         inside = [path for path in inside if len(inside) == 1 or record.read_state(path)["state"] == "done"]
         if len(inside) != 1:
-            what = f"holds {len(inside)} of them: {', '.join(p.name for p in inside)}" if inside else "holds none"
+            what = f"has {len(inside)}: {', '.join(p.name for p in inside)}" if inside else "has none"
             raise UserError(f"name the directory of one finished evaluation, runs/eval/<name>/<hash>; {run} {what}")
         run = inside[0]
     state = record.read_state(run)
     if state["state"] != "done":
-        why = f" ({state['why']})" if state.get("why") else ""
-        raise UserError(f"{run} is not finished but {state['state']}{why}; give its command again to go on")
+        why = f": {state['why']}" if state.get("why") else ""
+        raise UserError(f"{run} is not finished ({state['state']}{why}); repeat its command")
     if not (run / "record.json").is_file():
         raise UserError(f"{run} is a training; name the directory of an evaluation of it, runs/eval/<name>/<hash>")
     return run
@@ -243,7 +243,7 @@ def _training_folder(folder: Path) -> Path:
     found = locations.training_folder(folder, made)
     if found is None:
         raise UserError(
-            f"the training {made.get('train_dir')} of {folder} is not there; keep runs/train beside runs/eval"
+            f"the training {made.get('train_dir')} of {folder} is missing; keep runs/train beside runs/eval"
         )
     return found
 

@@ -100,7 +100,7 @@ def _admit(arguments: Sequence[str]) -> None:
             except HydraException:
                 continue  # Hydra reports it
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise UserError(f"{argument} is no list of packages; write plugins=[PACKAGE]")
+                raise UserError(f"{argument} is not a list of packages; write plugins=[PACKAGE]")
             plugins.admit(names)
 
 
@@ -134,7 +134,9 @@ def _job(config: DictConfig) -> float | None:
         os.chdir(hydra_config.runtime.cwd)
         _admit(hydra_config.overrides.task)  # workers on other machines do not have this command's environment
         if unsaid := sorted(set(map(str, config.plugins)) - set(plugins.admitted())):
-            raise UserError(f"plugins={unsaid} stands in a config file; only the command line admits a package")
+            raise UserError(
+                f"plugins={unsaid} is set in a config file; plug-ins can be enabled on the command line only"
+            )
         _check(config, hydra_config)
         _cell(config, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
         result = _objective(config, hydra_config)
@@ -200,7 +202,7 @@ def _cell(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         experiment.run(config, folder, overrides)
         summary = _summary(folder)
     elif config.logger:
-        log.warning("what is found finished is not logged again; delete %s to evaluate and log it", folder)
+        log.warning("a finished evaluation is not logged again; delete %s to evaluate and log it", folder)
     print(summary, flush=True)
 
 
@@ -243,11 +245,11 @@ def main() -> None:
     sweeps = [argument for argument in sys.argv if argument.startswith("+sweep=")]
     if sweeps and ("," in sweeps[0] or any(argument.startswith("+experiment=") for argument in sys.argv)):
         # Hydra would run something else: one run of each sweep, or the experiment instead of those of the sweep
-        _stop("a command runs one sweep and no experiment beside it; give a command for each", 2)
+        _stop("+sweep cannot be combined with another +sweep or +experiment; use a command for each", 2)
     groups = [argument.partition("=")[0] for argument in sys.argv]
     if "+scale" in groups and "+experiment" in groups[groups.index("+scale") :]:
         # Hydra lets the later one win: the experiment would silently override the scale
-        _stop("+scale changes what an experiment says, so it comes after +experiment; give them in that order", 2)
+        _stop("+scale overrides options of the experiment, so it comes after +experiment", 2)
     with_traceback = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
     os.environ[TRACEBACK] = "1" if with_traceback else ""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints a shortened traceback and exits with 1
@@ -263,10 +265,10 @@ def main() -> None:
                 return
             _job()
         except KeyboardInterrupt:
-            _stop("interrupted; the same command continues", 128 + signal.SIGINT)
+            _stop("interrupted; repeat the command to resume", 128 + signal.SIGINT)
         except SystemExit as error:
             if error.code == 128 + signal.SIGTERM:
-                _stop("stopped by SIGTERM; the same command continues", error.code)
+                _stop("stopped by SIGTERM; repeat the command to resume", error.code)
             raise
         except Exception as error:
             if with_traceback:

@@ -31,7 +31,7 @@ CHUNK = 32 * 2**20  # bytes of decoded images in memory at a time
 
 
 class FileScore(NamedTuple):
-    """The result of one file; numbers are None if it cannot be read, for the reason `why`."""
+    """The result of one file: verdict "OUT", "in", or "unreadable" for the reason `why`, with numbers None."""
 
     file: Path
     score: float | None
@@ -94,7 +94,7 @@ def _image_files(places: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if not place.exists():
-            raise UserError(f"there is no {place}; name image files or folders of them")
+            raise UserError(f"{place} does not exist; give image files or folders of them")
         found += images(place) if place.is_dir() else [place]
     return found
 
@@ -155,9 +155,7 @@ def _summary(counts: dict[str, int], detector: "Detector", false_alarm: float) -
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; return the exit code, 2 if a file could not be read or an error occurred."""
-    parser = argparse.ArgumentParser(
-        program(), description="Score image files with a trained run: is each of them like its training images?"
-    )
+    parser = argparse.ArgumentParser(program(), description="Score image files with the detector of a finished run.")
     parser.add_argument("run", type=Path, metavar="RUN", help="an evaluation's directory, runs/eval/<name>/<hash>")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGES", help="image files, or folders of them")
     parser.add_argument(
@@ -166,17 +164,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="one of the run's scores (default: evidence if it has it, else llr_ada, else the score its page names)",
     )
     parser.add_argument(
-        "--false-alarm", type=float, default=0.05, metavar="RATE", help="share of inliers that may be called OUT (0.05)"
+        "--false-alarm",
+        type=float,
+        default=0.05,
+        metavar="RATE",
+        help="share of inliers that may be flagged as OUT (0.05)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE.csv",
-        help="write file,score,p_value,verdict there; a name that begins with one of '=+-@ gets a ' before it",
+        help="write file,score,p_value,verdict; names that begin with one of '=+-@ are prefixed by '",
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute (auto)")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="device (auto)")
     parser.add_argument(
-        "--plugins", action="append", default=[], metavar="PACKAGE", help="a package that the run was made with"
+        "--plugins", action="append", default=[], metavar="PACKAGE", help="a plug-in that the run uses; may be repeated"
     )
     options = parser.parse_args(arguments)
     if arguments is None and hasattr(signal, "SIGPIPE"):

@@ -100,7 +100,7 @@ def test_a_package_is_run_and_scored_by_its_users_word_alone(package, tmp_path):
     Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "x.png")
     score = ["oodgen.score", folder, "x.png", "--false-alarm", "0.5"]
     refused = call(package, *score)
-    assert refused.returncode == 2 and "the package their_oodgen is not admitted" in refused.stderr
+    assert refused.returncode == 2 and "the package their_oodgen is not enabled" in refused.stderr
     assert refused.stderr.count("\n") == 1
     scored = call(package, *score, "--plugins", "their_oodgen")
     assert scored.returncode == 0 and "1 image scored by steep" in scored.stdout, scored.stderr

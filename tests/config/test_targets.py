@@ -229,11 +229,11 @@ def test_a_plug_ins_part_stands_where_its_type_fits(tmp_path, monkeypatch):
         "layers": [{"latent": 2}],
         "likelihood": {"_target_": "their_parts.Mine"},
     }
-    with pytest.raises(UserError, match="not admitted; if you trust it"):
+    with pytest.raises(UserError, match="not enabled; if you trust it"):
         schema.check_part(model, "model")
     monkeypatch.setenv("OODGEN_PLUGINS", "their_parts")
     schema.check_part(model, "model")
-    for name, words in (("Other", "which Other is not"), ("asked", "of asked"), ("nothing", "may not stand")):
+    for name, words in (("Other", "which Other is not"), ("asked", "of asked"), ("nothing", "is not allowed")):
         wrong = copy.deepcopy(model)
         wrong["likelihood"]["_target_"] = f"their_parts.{name}"
         with pytest.raises(UserError, match=words):

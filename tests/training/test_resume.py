@@ -205,5 +205,5 @@ def test_a_killed_evaluation_goes_on_without_training(trained):
 def test_a_stopped_run_says_that_it_goes_on(trained, name):
     text = trained[name][2].read_text()
     stops = len(_scenarios()[name][1])
-    assert text.count("\noodgen: ") == text.count("the same command continues") == stops, text
+    assert text.count("\noodgen: ") == text.count("repeat the command to resume") == stops, text
     assert "Traceback" not in text

@@ -59,7 +59,7 @@ def build_components(config: dict[str, Any]) -> Components:
             if not isinstance(model, single.needs):
                 raise UserError(
                     f"probe {name!r} needs a {single.needs.__name__}, but the model is a "
-                    f"{type(model).__name__}; choose another model or leave the probe out with ~probes.{name}"
+                    f"{type(model).__name__}; choose another model, or remove the probe with ~probes.{name}"
                 )
     if tuple(method.model.shape) != tuple(data.shape):
         raise UserError(_shape_error(tuple(method.model.shape), data, "shape" in config["data"]["inlier"]))
@@ -81,11 +81,11 @@ def _scores(config: Mapping[str, Any], *groups: str) -> dict[str, Any]:
                 inspect.signature(score).bind({})
             except (TypeError, ValueError) as error:
                 raise UserError(
-                    f"{group}.{name}: {error}; a score takes evidence alone, so give it the rest"
+                    f"{group}.{name}: {error}; a score is called with evidence only, so set its other arguments"
                 ) from error
             if label(name) in found:
                 raise UserError(
-                    f"{group}.{name} would be a second score {label(name)!r}; leave one out with ~{group}.{name}"
+                    f"{group}.{name} has the label {label(name)!r} of another score; remove one with ~{group}.{name}"
                 )
             found[label(name)] = score
     return found

@@ -41,7 +41,7 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
     method = config["method"]
     member = method.get("member")  # for an ensemble: the method of each of its M members
     if "model" not in (member or method):
-        raise UserError("config method: there is no model in it")
+        raise UserError("config method: it has no model")
     if member is None:
         return build(method["model"], "model")
     return Ensemble([build(member["model"], "model") for _ in range(method["size"])])
@@ -77,7 +77,7 @@ def _build(config: Any, place: str, hint: Any, **further: Any) -> Any:
         line = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(f"config {place}: {line}") from error
     if not any(_is_instance(made, kind) for kind in kinds.part_types(hint)):
-        raise UserError(f"config {place}: {config['_target_']} made a {type(made).__name__}, which may not stand there")
+        raise UserError(f"config {place}: {config['_target_']} made a {type(made).__name__}, which is not allowed here")
     return made
 
 

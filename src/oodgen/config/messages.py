@@ -42,18 +42,16 @@ def one_line(error: BaseException) -> str:
         return _unknown_option(unknown[1], error.__cause__) or _without_line_breaks(error)
     if ambiguous := AMBIGUOUS.match(said):
         key, _, value = ambiguous[1].partition("=")
-        return (
-            f"{key}={value} is a grid, which wants -m; as a list it is written {key}=[{value}]{_as_text(ambiguous[1])}"
-        )
+        return f"{key}={value} is a sweep, which needs -m; write a list as {key}=[{value}]{_as_text(ambiguous[1])}"
     if twice := TWICE.match(said):
         key, value = twice.groups()
         return (
-            f"{key} is chosen already; replace that choice by {key}={value} without a +, or in a file by "
+            f"{key} is already chosen; override it by {key}={value} without +, or in a file by "
             f"`override /{key}: {value}` at the end of its defaults list"
         )
     if isinstance(error, AssertionError | RecursionError) and (place := _defaults_list(error)):
-        wrong = "leads back to itself" if isinstance(error, RecursionError) else "has a choice after an override"
-        return f"the defaults list of {place} {wrong}; write in it what it builds on first, and every `override` last"
+        wrong = "is cyclic" if isinstance(error, RecursionError) else "has a choice after an override"
+        return f"the defaults list of {place} {wrong}; put the configs it builds on first, and every `override` last"
     if isinstance(error, InterpolationToMissingValueError):
         missing = str(error).split("Missing mandatory value: ")[-1].split()[0]
         return f"{missing} is not set; give it as {missing}=VALUE"
@@ -80,7 +78,7 @@ def _as_text(override: str | None) -> str:
     for word in (f"{key}={value}", f'{key}="{escaped}"'):
         try:
             if OverridesParser.create().parse_override(word).value() == value:
-                return f"; as text it is written {shlex.quote(word)}"
+                return f"; as text write {shlex.quote(word)}"
         except HydraException:
             continue
     return ""

@@ -57,7 +57,7 @@ def refusal(target: str) -> str:
     if (home := _package(name)) is not None and _conf_folder(home) is None:
         return ""
     return (
-        f"; the package {name} is not admitted; if you trust it, say so: plugins=[{name}] (run), --plugins {name} "
+        f"; the package {name} is not enabled; if you trust it, use plugins=[{name}] (run), --plugins {name} "
         f"(score) or {VARIABLE}={name}"
     )
 
@@ -96,16 +96,16 @@ def _conf(name: str) -> Path:
     """The package's own `conf`."""
     if (home := _package(name)) is None:
         raise UserError(
-            f"the plug-in {name!r} is no importable package; name a top-level package, and install it or put the "
-            "folder that holds it on PYTHONPATH"
+            f"the plug-in {name!r} is not an importable package; give a top-level package that is installed or on "
+            "PYTHONPATH"
         )
     folder = _conf_folder(home)
     if folder is None:
-        raise UserError(f"the plug-in {name!r} has no folder conf in it; see CONTRIBUTING.md for what a plug-in holds")
+        raise UserError(f"the plug-in {name!r} has no folder conf; see CONTRIBUTING.md")
     ours = config_dir()
     for path in sorted(folder.rglob("*.yaml")):
         if (ours / path.relative_to(folder)).exists():
-            raise UserError(f"{path} of the plug-in {name!r} has the name of a file of oodgen's; give it another one")
+            raise UserError(f"{path} of the plug-in {name!r} has the name of a file of oodgen; rename it")
     return folder
 
 

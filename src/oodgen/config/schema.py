@@ -159,10 +159,10 @@ def _mapping_error(place: str, value: dict[Any, Any], kind: Any) -> str | None:
     for key, one in value.items():
         there = f"{place}.{key}"
         if re.fullmatch("_.*_", str(key)):
-            return f"{there} may not stand there; it wants names of your own"
+            return f"{there} is not allowed here; choose another name"
         check_name(str(key), f"the name of one of {place}")
         if one is None and _error("", None, kind):
-            return f"{there}=null names nothing; leave it out with ~{there}"
+            return f"{there}=null is empty; remove it with ~{there}"
         if wrong := _error(there, one, kind):
             return wrong
     return None
@@ -196,7 +196,7 @@ def _missing_argument(
 
 def _unknown_option(place: str, key: str, where: str, known: Iterable[str]) -> str:
     if known is TRAINER and key in DECIDED:
-        return f"{place} is decided by oodgen; say it as {DECIDED[key]}"
+        return f"{place} is set by oodgen; use {DECIDED[key]}"
     near = difflib.get_close_matches(key, known := list(known), n=3, cutoff=0.7)
     there = f"{where} has: " if where else "there are: "
     mend = f"did you mean {' or '.join(near)}?" if near else there + (", ".join(known) or "none")
@@ -207,7 +207,7 @@ def _untyped_error(place: str, value: Any) -> str | None:
     """The error of a value of unknown type, which may not contain a `_target_`, or None."""
     if isinstance(value, dict):
         if special := next((key for key in value if not isinstance(key, str) or re.fullmatch("_.*_", key)), None):
-            return f"{place}.{special}={represent(value[special])} may not stand there"
+            return f"{place}.{special}={represent(value[special])} is not allowed here"
         return next(filter(None, (_untyped_error(f"{place}.{key}", one) for key, one in value.items())), None)
     if isinstance(value, list):
         return next(filter(None, (_untyped_error(f"{place}[{i}]", one) for i, one in enumerate(value))), None)
@@ -217,12 +217,12 @@ def _untyped_error(place: str, value: Any) -> str | None:
 def _part_error(place: str, config: Mapping[str, Any], hint: Any, owner: str) -> str | None:
     """The error of a part with a `_target_`, or None."""
     if not part_types(hint):
-        return f"{place}._target_={represent(config['_target_'])} may not stand there; {place} is {describe(hint)}"
+        return f"{place}._target_={represent(config['_target_'])} is not allowed here; {place} is {describe(hint)}"
     for key, value in config.items():
         if key in FLAGS and type(value) is not bool:
             return f"{place}.{key}={represent(value)} is not true or false"
         if not isinstance(key, str) or (re.fullmatch("_.*_", key) and key not in (*FLAGS, "_target_")):
-            return f"{place}.{key} may not stand there; beside _target_ there are {' and '.join(FLAGS)}"
+            return f"{place}.{key} is not allowed here; beside _target_ there are {' and '.join(FLAGS)}"
     thing = targets.resolve_target(config, hint)
     if thing is None:
         return targets.refusal(place, config, hint, owner)

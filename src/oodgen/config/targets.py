@@ -87,14 +87,12 @@ def refusal(place: str, config: Mapping[str, Any], hint: Any, owner: str) -> str
     name = definition(thing)[1]
     if is_factory(config) and _fits(thing, hint, False):
         flag = next(flag for flag in FLAGS if config.get(flag))
-        return f"{place}.{flag}=true makes a function of {name}, where {describe(hint)} is wanted; leave it out"
+        return f"{place}.{flag}=true makes a function of {name}, but {describe(hint)} is expected; remove it"
     if not is_factory(config) and _fits(thing, hint, True):
-        return f"{place} is to be called later; it wants _partial_: true beside _target_={target}"
+        return f"{place} must be a function; add _partial_: true beside _target_={target}"
     kind = f"{name}, {describe(thing.returns)}," if isinstance(thing, Function) else name
     mend = f"; choose another, as {' or '.join(near)}" if (near := _choices(place, hint)) else ""
-    return (
-        f"{place}={name}: {f'{owner} takes' if owner else 'there stands'} {describe(hint)}, which {kind} is not{mend}"
-    )
+    return f"{place}={name}: {f'{owner} takes' if owner else 'expected'} {describe(hint)}, which {kind} is not{mend}"
 
 
 def group(place: str) -> str:
@@ -126,7 +124,7 @@ def _find(target: Any, hint: Any) -> Thing | None:
     try:
         thing = signatures.find_target(target, packages())
     except (SyntaxError, ValueError, OSError, RecursionError) as error:
-        raise UserError(f"cannot read what {target} is ({error}); mend the source of {top}") from error
+        raise UserError(f"cannot read what {target} is ({error}); check the source of {top}") from error
     if thing is None:
         return None
     module, name = signatures.definition(thing)
@@ -195,7 +193,7 @@ def _unknown(target: Any, hint: Any) -> str:
     wanted = describe(hint)
     if names := list(_others(hint)):
         near = difflib.get_close_matches(str(target), names, n=3, cutoff=0.6)
-        return f"may not stand there; it wants {wanted}: {', '.join(near or names)}"
+        return f"is not allowed here; expected {wanted}: {', '.join(near or names)}"
     if not isinstance(target, str) or not TARGET.fullmatch(target):
         return f"is not the name of a class or function; it wants {wanted}"
     module, _, name = target.rpartition(".")
@@ -205,7 +203,7 @@ def _unknown(target: Any, hint: Any) -> str:
         mend = f"{module} has: {', '.join(near)}" if near else f"it wants {wanted}"
         return f"does not exist, or is not public; {mend}"
     mend = "" if target.startswith("oodgen.") else plugins.refusal(target)
-    return f"may not stand there; it wants {wanted}{mend}"
+    return f"is not allowed here; expected {wanted}{mend}"
 
 
 def _choices(place: str, hint: Any) -> list[str]:

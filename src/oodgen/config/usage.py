@@ -6,18 +6,18 @@ from oodgen.runs.locations import config_dir
 __all__ = ["usage"]
 
 TEXT = """\
-Train, score and report an experiment; the same command resumes it, or finds it finished.
+Train, score and report an experiment; repeating a command resumes it, or reuses a finished run.
 
   {program} +experiment=quickstart
   {program} +experiment=fashion_mnist_llr_cpu seed=1 method.optimizer.lr=3e-4
   {program} -m +experiment=quickstart seed=0,1,2 hydra/launcher=joblib
 
-Choices (group=choice, +experiment=choice, and the roles that run.yaml gives to dataset, probe and score):
+Choices (group=choice, +experiment=choice; for dataset, probe and score group@place=choice as in run.yaml):
 
 {choices}
 
 Options (key=value) of a command:   {program} +experiment=quickstart --cfg job
-Try whether it runs, in seconds:    smoke=true
+Test run of a few seconds:          smoke=true
 Flags, as --multirun and --info:    {program} --hydra-help
 Data sets and how to get them:      python -m oodgen.data
 Tables over runs and seeds:         python -m oodgen.report runs/"""
