@@ -58,6 +58,15 @@ def test_every_name_of_the_design():
             assert len(entry.shape) in (1, 3) and entry.sizes and entry.licence and entry.source.startswith("http")
 
 
+def test_the_listing_says_what_is_there_and_where_the_rest_comes_from(tmp_path, capsys):
+    assert main(["--root", str(tmp_path)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("isun ")]
+    assert line.split(maxsplit=2)[1:] == [
+        "3x32x32",
+        f"{'test 8,925 (absent)':66} not stated; https://github.com/facebookresearch/odin",
+    ]
+
+
 def test_hydra_builds_the_same():
     from hydra.utils import instantiate
     from omegaconf import OmegaConf

@@ -108,11 +108,13 @@ def record(seed, **more):
 
 def test_the_cost_is_a_mean_over_seeds_and_a_dash_where_a_record_is_silent():
     whole = of_records([record(0, score_seconds={"l>0": 0.5}), record(1, score_seconds={"l>0": 1.5})])
-    assert whole == Cost(2, 1.5, 2000, 150, 1234, {"l>0": 1.0}, "a machine")
+    assert whole == Cost(1.5, 2000, 150, 1234, {"l>0": 1.0}, "a machine")
     old = of_records([record(0, score_seconds={"l>0": 0.5}), record(1, model={})])
     shown = [[entry.text for entry in board(B._replace(cost=c)).lines[0].entries[-len(HEAD) :]] for c in (whole, old)]
-    assert shown == [["2", "1.5", "2,000", "2 min", "1 s", "1,234"], ["2", "1.5", "2,000", "2 min", "–", "–"]]
+    assert shown == [["1", "1.5", "2,000", "2 min", "1 s", "1,234"], ["1", "1.5", "2,000", "2 min", "–", "–"]]
     assert math.isnan(of_records([{"seed": 0}]).train_seconds)
+    seeds = [B.cells[0]._replace(seeds=(0, 1, 2)), B.cells[1]]  # one set was scored by one seed only
+    assert board(B._replace(cells=seeds, cost=whole)).lines[0].entries[-len(HEAD)].text == "1–3"
 
 
 def test_claims_stand_last_as_a_range_with_the_number_of_their_sources():

@@ -97,6 +97,15 @@ def test_how_it_was_computed_sets_runs_apart_only_where_nothing_else_does():
     assert group.key == "samples"
 
 
+def test_what_later_versions_add_to_an_experiment_does_not_set_its_seeds_apart():
+    new = {"data__out__isun___target_": "isun", "scores__evidence__columns": "all", "probes__path__samples": 1}
+    for added in (new, {"data__out__isun___target_": "isun"}):
+        assert titles(run(0, [], lr=1), run(1, [], lr=1, **added), run(2, [], lr=1, **added)) == {"e": [""]}
+    # unless it differs where both have it
+    assert titles(run(0, [], probes__path__samples=2), run(1, [], **new), run(2, [], **new)).keys() != {"e"}
+    assert titles(run(0, [], scores__x__k=1), run(0, [], scores__x__k=2)) == {"e": ["1", "2"]}
+
+
 def test_two_seeds_of_a_real_config_are_one_experiment():
     runs = []
     with initialize_config_dir(str(config_dir()), version_base="1.3"):

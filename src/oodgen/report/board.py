@@ -84,7 +84,7 @@ def _board(candidates: Sequence[Candidate], claims: Sequence[Claim]) -> Table:
             lines.append(Line("control", (Entry("no model"), Entry(name, hint=hint), *values, *map(Entry, NOTHING))))
     for kind, candidate, score, cells in found:
         shown = [_entry(cells.get(out), kind, candidate.against, best[out]) for out in outs]
-        spent = cost.entries(candidate.cost, score) if candidate.cost else map(Entry, NOTHING)
+        spent = cost.entries(candidate.cost, list(cells.values())) if candidate.cost else map(Entry, NOTHING)
         hint = ", ".join(filter(None, (tables.describe_score(score), candidate.own.get(score, ""))))
         label = f"{score} (oracle)" if kind == "oracle" else score
         lines.append(Line(kind, (Entry(candidate.name), Entry(label, hint=hint), *shown, *spent)))

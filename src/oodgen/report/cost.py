@@ -2,10 +2,10 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from oodgen.report.tables import Entry
+from oodgen.report.tables import Cell, Entry
 
 __all__ = ["HEAD", "Cost", "duration", "entries", "of_records"]
 
@@ -16,7 +16,6 @@ class Cost(NamedTuple):
     """Means over seeds, nan where a record states nothing.
 
     Arguments:
-        seeds: Number of seeds.
         epochs, steps: The training budget.
         train_seconds: Time of the training.
         parameters: Parameters of the model, all members of an ensemble included.
@@ -24,7 +23,6 @@ class Cost(NamedTuple):
         hardware: Where it ran.
     """
 
-    seeds: int
     epochs: float
     steps: float
     train_seconds: float
@@ -44,7 +42,6 @@ def of_records(records: Iterable[Mapping[str, Any]]) -> Cost:
     scores = {name for record in found for name in record.get("score_seconds") or {}}
     hardware = dict.fromkeys(str((record.get("provenance") or {}).get("hardware") or "") for record in found)
     return Cost(
-        len({record.get("seed") for record in found}),
         mean("training", "epochs"),
         mean("training", "steps"),
         mean("provenance", "seconds", "train"),
@@ -60,11 +57,12 @@ def _at(record: Any, path: Iterable[str]) -> Any:
     return record
 
 
-def entries(cost: Cost, score: str) -> tuple[Entry, ...]:
-    """The columns of HEAD for one score; a dash for what no record states."""
+def entries(cost: Cost, cells: Sequence[Cell]) -> tuple[Entry, ...]:
+    """The columns of HEAD for the cells of one score; a dash for what no record states."""
+    score, seeds = cells[0].score, [len(cell.seeds) for cell in cells]
     seconds, on = cost.score_seconds.get(score, math.nan), f" on {cost.hardware}" if cost.hardware else ""
     return (
-        Entry(str(cost.seeds)),
+        Entry("–".join(map(str, dict.fromkeys((min(seeds), max(seeds)))))),
         Entry(_or_dash(cost.epochs, f"{cost.epochs:.3g}")),
         Entry(_or_dash(cost.steps, f"{cost.steps:,.0f}")),
         Entry(_or_dash(cost.train_seconds, duration(cost.train_seconds)), hint=f"of one seed{on}"),

@@ -32,6 +32,8 @@ __all__ = [
 INCIDENTAL = ("seed", "logger", "runs", "retrain", "notes", "snapshots", "data.root", "device.threads")
 # Options of the machine, which affect the last digits at most.
 MACHINE = ("device.accelerator", "device.channels_last", "device.compile")
+# Parts that some runs of one experiment may lack: sets, probes and scores that later versions added to it.
+ADDED = ("data.out.", "probes.", "scores.")
 UNSET = "unset"
 # Scores that use L^{>k} for k > 0.
 RATIOS = re.compile(r"oodgen\.scores\.ratio\.(llr.*|DeviatingLevel)")
@@ -231,7 +233,8 @@ def experiments(runs: Sequence[Run]) -> list[Experiment]:
     found = []
     for name, group in groups.items():
         keys = _differing(group)
-        settings = {run.config.get(keys[0], UNSET) for run in group} if len(keys) == 1 else set()
+        one = len(keys) == 1 and not _added(keys[0], group)
+        settings = {run.config.get(keys[0], UNSET) for run in group} if one else set()
         study = {
             setting: [run for run in group if run.config.get(keys[0], UNSET) == setting]
             for setting in sorted(settings, key=tables.natural_order)
@@ -283,7 +286,8 @@ def _variants(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, list[Run]]:
     named: dict[str, list[Run]] = {}
     for words, several in alike.items():
         # runs without a config differ in no option
-        distinct = _differing([run for run in chain(*several.values()) if run.config]) if words is not None else keys
+        configured = [run for run in chain(*several.values()) if run.config]
+        distinct = keys if words is None else [key for key in _differing(configured) if not _added(key, configured)]
         for run in chain(*several.values()):
             label = _label(run, distinct if len(several) > 1 or words is None else ())
             named.setdefault(", ".join(dict.fromkeys((*(words or ()), *label))), []).append(run)
@@ -298,6 +302,12 @@ def _variants(runs: Sequence[Run], keys: Sequence[str]) -> dict[str, list[Run]]:
 
 def _label(run: Run, keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{key}={run.config[key]}" for key in sorted(keys) if key in run.config)
+
+
+def _added(key: str, runs: Sequence[Run]) -> bool:
+    """Whether runs differ in an option only because some lack a set, probe or score that others have."""
+    values = {run.config.get(key, UNSET) for run in runs}
+    return key.startswith(ADDED) and UNSET in values and len(values) == 2
 
 
 def _duplicate_seeds(runs: Sequence[Run]) -> set[int]:
