@@ -468,12 +468,12 @@ def test_the_unexpected_is_one_line_and_a_traceback_in_the_log(command, outs, tm
 def test_a_full_disk_while_writing_evidence(command, outs, tmp_path, monkeypatch):
     saved = []
 
-    def save(content, path):
+    def save(content, path, *further):
         saved.append(path)
         if len(saved) == 3:
             Path(path).write_bytes(b"half")
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-        original(content, path)
+        original(content, path, *further)
 
     original = evaluate.save_file
     monkeypatch.setattr(evaluate, "save_file", save)

@@ -160,7 +160,7 @@ def test_nothing_is_trained_after_the_basic_set_failed(call, launch):
         (["fashion_mnist", "--candidates", "kmnits"], "could not find 'dataset/kmnits'; did you mean kmnist"),
         (["fashion_mnist", "--candidates", "mnist", "max_epochs=1"], "did you mean trainer.max_epochs?"),
         (["fashion_mnist", "--candidates", "mnist", "trainer.max_epoch=1"], "trainer.max_epoch"),
-        (["fashion_mnist", "--candidates", "fashion_mnist"], "no comparison"),
+        (["fashion_mnist", "--candidates", "fashion_mnist"], "no other set to be compared"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_trained(call, launch, words, said):

@@ -167,7 +167,7 @@ def test_one_column_and_hardly_any_reference(form):
 def test_other_columns_than_the_references_are_named():
     fitted = fit_scores({"x": Neighbours()}, evidence())
     x = evidence(3, 1)
-    with pytest.raises(UserError, match=r"score x asks for 'bounds/l\[2\]' which the probes did not give"):
+    with pytest.raises(UserError, match=r"score x needs 'bounds/l\[2\]', which no probe provides"):
         compute_scores(fitted, {**x, "bounds/l": x["bounds/l"][:2]})
     with pytest.raises(UserError, match=r"path/v was not in the evidence"):
         compute_scores(fitted, {**x, "path/v": x["path/u"]})

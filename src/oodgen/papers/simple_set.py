@@ -89,24 +89,24 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         raise UserError(messages.one_line(error)) from error
 
 
-def origin(cell: PlannedRun) -> str:
+def origin(plan: PlannedRun) -> str:
     """A description of the training images of a run, e.g. "official train split".
 
     Raises:
         MissingSet: the set has no train or test split, or its files are missing.
         UserError: its files are damaged.
     """
-    dataset = catalogue()[cell.name]
+    dataset = catalogue()[plan.name]
     if not isinstance(dataset, Dataset):
         raise MissingSet("it has no train split of its own")
-    if cell.config["smoke"]:
+    if plan.config["smoke"]:
         return "random images (smoke)"
     found = []
     for split in ("train", "test"):
         if dataset.sizes and split not in dataset.sizes:
             raise MissingSet(f"it has no {split} split")
         try:
-            found.append(load(dataset, split, Path(cell.config["data"]["root"])).origin)
+            found.append(load(dataset, split, Path(plan.config["data"]["root"])).origin)
         except UserError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise MissingSet(str(error).removeprefix(f"{dataset.name}: ")) from error
@@ -115,12 +115,12 @@ def origin(cell: PlannedRun) -> str:
 
 
 def train_all(
-    cells: Sequence[PlannedRun], launch: Launch
+    plans: Sequence[PlannedRun], launch: Launch
 ) -> tuple[dict[str, TrainedVAE], dict[str, str], dict[str, str]]:
     """Train all VAEs, reusing finished ones; return these, and the reasons for skipped and failed sets.
 
     Arguments:
-        cells: The run of the basic set, then those of the candidates.
+        plans: The run of the basic set, then those of the candidates.
         launch: From overrides to the exit code of their run.
 
     Raises:
@@ -129,28 +129,28 @@ def train_all(
     done: dict[str, TrainedVAE] = {}
     skipped: dict[str, str] = {}
     failed: dict[str, str] = {}
-    for i, cell in enumerate(cells):
-        print(f"{cell.name}, {i + 1} of {len(cells)}", file=sys.stderr, flush=True)
+    for i, plan in enumerate(plans):
+        print(f"{plan.name}, {i + 1} of {len(plans)}", file=sys.stderr, flush=True)
         try:
-            images = origin(cell)
-            _run_to_end(cell, launch)
-            done[cell.name] = TrainedVAE(
-                _held_out_log_likelihoods(cell.folder), results.read(cell.folder / "results.csv"), cell.folder, images
+            images = origin(plan)
+            _run_to_end(plan, launch)
+            done[plan.name] = TrainedVAE(
+                _held_out_log_likelihoods(plan.folder), results.read(plan.folder / "results.csv"), plan.folder, images
             )
         except MissingSet as error:
-            skipped[cell.name] = str(error)
+            skipped[plan.name] = str(error)
         except UserError as error:
-            failed[cell.name] = str(error)
+            failed[plan.name] = str(error)
         if not done:
-            raise UserError(f"the basic set cannot be used, {cell.name}: {(skipped | failed)[cell.name]}")
+            raise UserError(f"the basic set cannot be used, {plan.name}: {(skipped | failed)[plan.name]}")
     return done, skipped, failed
 
 
-def _run_to_end(cell: PlannedRun, launch: Launch) -> None:
+def _run_to_end(plan: PlannedRun, launch: Launch) -> None:
     """Run a plan until its evaluation is finished."""
-    code = launch(cell.overrides)
+    code = launch(plan.overrides)
     if code != 0:
-        state = record.read_state(cell.folder)
+        state = record.read_state(plan.folder)
         ended = state["state"] in ("failed", "diverged")
         raise UserError(f"{state['state']}: {state['why']}" if ended else f"its run ended with exit code {code}")
 
@@ -181,13 +181,13 @@ def _run(options: argparse.Namespace, extra: Sequence[str], launch: Launch) -> i
     sets = list(dict.fromkeys([options.basic, *options.candidates]))
     if len(sets) < 2:
         raise UserError(f"{options.basic} has no other set to be compared with; give some with --candidates")
-    cells = [plan_run(name, sets, options.seed, extra) for name in sets]
-    done, skipped, failed = train_all(cells, launch)
+    plans = [plan_run(name, sets, options.seed, extra) for name in sets]
+    done, skipped, failed = train_all(plans, launch)
     if len(done) < 2:
         reasons = "; ".join(f"{name}: {why}" for name, why in (skipped | failed).items())
         raise UserError(f"there is nothing to compare {options.basic} with, {reasons}")
     judged = judge({name: trained.held for name, trained in done.items()}, options.basic)
-    folder = options.out or cells[0].folder.parents[2] / "simple_set" / options.basic
+    folder = options.out or plans[0].folder.parents[2] / "simple_set" / options.basic
     write(folder, done, judged)
     print(f"{'candidate':<18} {'own mean':>9} {options.basic:>14} {'difference':>11} (95 % interval), log p(x) in nats")
     for item in judged[1:]:
