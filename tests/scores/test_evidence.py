@@ -171,7 +171,7 @@ def test_other_columns_than_the_references_are_named():
         compute_scores(fitted, {**x, "bounds/l": x["bounds/l"][:2]})
     with pytest.raises(UserError, match=r"path/v was not in the evidence"):
         compute_scores(fitted, {**x, "path/v": x["path/u"]})
-    with pytest.raises(UserError, match=r"asks for 'codes/\*, flow/\*' which"):
+    with pytest.raises(UserError, match=r"needs 'codes/\*, flow/\*', which"):
         fit_scores({"x": Neighbours(["codes/*", "flow/*"])}, evidence())
     with pytest.raises(ValueError, match="must be fitted"):
         Neighbours()(x)
