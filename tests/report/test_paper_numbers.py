@@ -177,3 +177,13 @@ def test_members_of_an_ensemble_are_no_importance_samples():
     numbers = paper_numbers.read_paper(EXPERIMENTS / "generative_ensembles" / "paper.yaml")
     assert {item.samples for item in numbers if item.method in ("vae_ensemble", "wgan_ensemble")} == {""}
     assert {item.samples for item in numbers if (item.table, item.method) == ("table3", "vae")} == {"16"}
+
+
+def test_each_paper_names_its_scores_and_their_sources(tmp_path):
+    found = {path.parent.name: paper_numbers.read_scores(path) for path in paper_numbers.find_papers()}
+    assert list(found) == [*("adaptive_llr", "bpvae", "generative_ensembles", "hierarchical_llr", "negative_sampling")]
+    assert found["hierarchical_llr"] == {"llr>k": "Havtorn et al. 2021"} and found["bpvae"].keys() == {"l>0"}
+    assert all(source[-4:].isdigit() for scores in found.values() for source in scores.values())
+    (tmp_path / "paper.yaml").write_text("scores: [llr_ada]")
+    with pytest.raises(UserError, match="no table of a score and its source"):
+        paper_numbers.read_scores(tmp_path / "paper.yaml")

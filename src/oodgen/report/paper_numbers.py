@@ -41,6 +41,7 @@ __all__ = [
     "as_entry",
     "comparison",
     "find_paper",
+    "find_papers",
     "join_entries",
     "lookup",
     "other_methods",
@@ -93,12 +94,17 @@ class PrintedTable(NamedTuple):
 
 def find_paper(slug: str, file: str = "paper.yaml") -> Path | None:
     """The path of experiments/<slug>/<file>: in the working folder, the checkout or the package; None if missing."""
+    return next((path for root in _roots() if (path := root / slug / file).is_file()), None)
+
+
+def find_papers() -> list[Path]:
+    """The paths of all papers' paper.yaml, found as by `find_paper`."""
+    return next((found for root in _roots() if (found := sorted(root.glob("*/paper.yaml")))), [])
+
+
+def _roots() -> list[Path]:
     package = Path(__file__).resolve().parents[1]
-    for root in (Path(), package.parents[1], package):
-        path = root / "experiments" / slug / file
-        if path.is_file():
-            return path
-    return None
+    return [root / "experiments" for root in (Path(), package.parents[1], package)]
 
 
 def read_scores(path: Path) -> dict[str, str]:
