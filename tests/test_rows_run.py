@@ -67,7 +67,7 @@ def test_a_run_on_rows_and_its_detector(run):
     assert torch.equal(detector.score(x), plain.score(kept(x)))
     assert torch.equal(detector.score(x[3]), detector.score(x[3:4]))
     assert detector.predict(draw(200), 0.1).float().mean() < 0.3 and detector.predict(draw(20, 4)).all()
-    with pytest.raises(UserError, match=r"wants torch\.float32 examples"):
+    with pytest.raises(UserError, match=r"needs torch\.float32 examples"):
         detector.score(x.astype(float))
 
 
