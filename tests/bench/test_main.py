@@ -27,6 +27,7 @@ def test_prints_every_section_and_writes_them(tmp_path: Path, capsys: pytest.Cap
     for title in (
         "Training:",
         "Scoring:",
+        "Probes:",
         "Arithmetic:",
         "Training loop:",
         "Data:",

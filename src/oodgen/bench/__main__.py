@@ -33,6 +33,7 @@ __all__ = ["main"]
 SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "train": training.measure,
     "score": scoring.measure,
+    "probes": scoring.measure_probes,
     "flops": flops.measure,
     "loop": loop.measure,
     "data": loading.measure,

@@ -1,18 +1,22 @@
-"""Scoring rate: all bounds L^{>k} in one shared pass, against one forward pass for each level."""
+"""Scoring rate: all bounds L^{>k} in one pass against one for each level, and the other probes beside them."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oodgen.bench.subject import Bench, make_subject, random_images, setting_name
 from oodgen.bench.timing import Table, interleaved
 from oodgen.models.density import Hierarchy
 from oodgen.noise import ExampleNoise, Noise
 from oodgen.probes.bounds import Bounds
+from oodgen.probes.codes import CodeNormality
+from oodgen.probes.gradient import Gradient
+from oodgen.probes.path import Path
+from oodgen.probes.probe import Probe, probe_grad_mode
 
-__all__ = ["measure"]
+__all__ = ["measure", "measure_probes"]
 
 
 class Folded(NamedTuple):
@@ -71,3 +75,32 @@ def measure(bench: Bench) -> list[Table]:
     ]
     header = ("examples", "naive images/s", "shared images/s", "x naive", "difference")
     return [Table(f"Scoring: all L>k of {name}", header, rows, notes)]
+
+
+def measure_probes(bench: Bench) -> list[Table]:
+    """One table: the cost of an example for each probe of each model, beside `Bounds` with 8 samples."""
+    rows, device = [], bench.device.torch
+    for name in bench.models:
+        _, model, x = make_subject(name, bench.batch, device)
+        bench.device.set_memory_format(model.eval())
+        fitted: Any = Gradient(1)
+        with probe_grad_mode(fitted, model):
+            fitted = fitted.fit(model, [(x[:1], None, ExampleNoise(0, torch.arange(1)))])
+        probes: dict[str, Any] = {
+            "bounds": Bounds(2, 2) if bench.quick else Bounds(8, 8),
+            "path": Path(),
+            "codes": CodeNormality(),
+            "gradient": fitted,
+        }
+        parts = {key: x[: probe.batch(model)] for key, probe in probes.items()}
+        calls = {key: partial(_ask, bench, probe, model, parts[key]) for key, probe in probes.items()}
+        timings = interleaved(calls, device, bench.effort._replace(seconds=bench.effort.seconds / 2))
+        cost = {key: 1000 * timing.median / len(parts[key]) for key, timing in timings.items()}
+        rows += [(f"{name}: {key}", value, value / cost["bounds"]) for key, value in cost.items()]
+    notes = [setting_name(bench.device), "gradient: without its fit, which costs as much for each training example"]
+    return [Table("Probes: cost of an example", ("probe", "ms/image", "x bounds"), rows, notes)]
+
+
+def _ask(bench: Bench, probe: Probe, model: nn.Module, x: Tensor) -> None:
+    with probe_grad_mode(probe, model), bench.device.autocast():
+        probe(model, x, ExampleNoise(0, torch.arange(len(x))))
