@@ -109,3 +109,11 @@ def test_a_package_is_run_and_scored_by_its_users_word_alone(package, tmp_path):
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: their-oodgen\nVersion: 1.2\n")
     (about / "entry_points.txt").write_text("[oodgen.plugins]\ntheirs = their_oodgen\n")
     assert call(package, *score).returncode == 0
+
+
+def test_a_score_of_other_arguments_is_told_which_are_wanted(package):
+    parts = package / "their_oodgen" / "parts.py"
+    parts.write_text(PARTS.replace("steep(evidence: Evidence)", "steep(evidence: dict[str, Tensor])"))
+    refused = call(package, "oodgen.run", "+experiment=theirs", "smoke=true", "plugins=[their_oodgen]")
+    told = "oodgen: scores.steep=steep: annotate what it is called with as (Mapping[str, Tensor])\n"
+    assert (refused.returncode, refused.stderr) == (2, told)

@@ -90,6 +90,11 @@ def refusal(place: str, config: Mapping[str, Any], hint: Any, owner: str) -> str
         return f"{place}.{flag}=true makes a function of {name}, but {describe(hint)} is expected; remove it"
     if not is_factory(config) and _fits(thing, hint, True):
         return f"{place} must be a function; add _partial_: true beside _target_={target}"
+    for wanted in part_types(hint) if isinstance(thing, Function) and is_factory(config) else ():
+        asked, result = typing.get_args(wanted) if typing.get_origin(wanted) is Callable else (..., None)
+        if asked is not ... and _is_kind(thing, result):
+            told = re.sub(r"[\w.]+\.", "", ", ".join(map(str, asked)))
+            return f"{place}={name}: annotate what it is called with as ({told})"
     kind = f"{name}, {describe(thing.returns)}," if isinstance(thing, Function) else name
     mend = f"; choose another, as {' or '.join(near)}" if (near := _choices(place, hint)) else ""
     return f"{place}={name}: {f'{owner} takes' if owner else 'expected'} {describe(hint)}, which {kind} is not{mend}"
