@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+import oodgen.run  # noqa: F401  (its resolvers)
 from oodgen.config.allowed import RUN
 from oodgen.runs import record
 from oodgen.runs.locations import config_dir

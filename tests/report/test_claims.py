@@ -38,13 +38,13 @@ def test_values_that_lie_close_do_not_contradict_each_other():
     [
         ([CLAIM | {"source": "b"}, CLAIM], None, "b is not among the sources"),
         ([CLAIM | {"value": 95}], None, "between 0 and 1"),
-        ([CLAIM | {"metric": "auc"}], None, "no metric of ours"),
-        ([CLAIM, CLAIM], None, "stands twice"),
+        ([CLAIM | {"metric": "auc"}], None, "not a known metric"),
+        ([CLAIM, CLAIM], None, "is listed twice"),
         ([{**CLAIM, "seed": 1}], None, "a claim has the keys"),
-        ([CLAIM], {"a": SOURCE, "b": SOURCE}, "nothing is claimed by b"),
-        ([CLAIM], {"a": SOURCE | {"venue": ""}}, "states no venue"),
+        ([CLAIM], {"a": SOURCE, "b": SOURCE}, "no claim cites b"),
+        ([CLAIM], {"a": SOURCE | {"venue": ""}}, "lacks venue"),
         ([CLAIM], {"a": SOURCE | {"year": "2020"}}, "year as a number"),
-        ("text", None, "no list of claims"),
+        ("text", None, "not a valid list of claims"),
     ],
 )
 def test_a_list_that_says_too_little_or_too_much_is_refused(tmp_path, claims, sources, word):

@@ -201,7 +201,7 @@ class OODDataModule(pl.LightningDataModule):
             try:
                 tests[name] = self._load(dataset, "test")
             except UserError as error:
-                if self.missing == "error" or not isinstance(error.__cause__, FileNotFoundError):
+                if self.missing != "skip" or not isinstance(error.__cause__, FileNotFoundError):
                     raise
                 self.skipped[name] = str(error)
         return tests

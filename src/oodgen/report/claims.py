@@ -17,7 +17,7 @@ class Claim(NamedTuple):
     """One printed value of one method on one pair of sets.
 
     Arguments:
-        source: Authors and year of the publication in which it stands.
+        source: Authors and year of the publication that prints it.
         value: A fraction.
     """
 
@@ -41,20 +41,20 @@ def read_claims(path: Path) -> list[Claim]:
         sources = {key: _cite(about) for key, about in content["sources"].items()}
         found = [_claim(item, sources) for item in content["claims"]]
         if unused := sources.keys() - {item["source"] for item in content["claims"]}:
-            raise ValueError(f"nothing is claimed by {', '.join(sorted(unused))}")
+            raise ValueError(f"no claim cites {', '.join(sorted(unused))}")
         for claim in found:
             if found.count(claim) > 1:
-                raise ValueError(f"{claim.method} on {claim.inlier} against {claim.out} stands twice: {claim.value}")
+                raise ValueError(f"{claim.method} on {claim.inlier} against {claim.out} is listed twice: {claim.value}")
         return found
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path} is no list of claims ({type(error).__name__}: {reason})") from error
+        raise UserError(f"{path} is not a valid list of claims ({type(error).__name__}: {reason})") from error
 
 
 def _cite(about: Mapping[str, Any]) -> str:
     missing = [key for key in ("authors", "title", "venue", "year") if not about.get(key)]
     if missing or not isinstance(about["year"], int):
-        raise ValueError(f"a source states no {' or '.join(missing) or 'year as a number'}: {dict(about)}")
+        raise ValueError(f"a source lacks {' or '.join(missing) or 'year as a number'}: {dict(about)}")
     return f"{about['authors']} {about['year']}"
 
 
@@ -64,7 +64,7 @@ def _claim(item: Mapping[str, Any], sources: Mapping[str, str]) -> Claim:
         raise ValueError(f"a claim has the keys {', '.join(sorted(keys))}, not {', '.join(sorted(item))}")
     value = float(item["value"])
     if item["metric"] not in FRACTIONS or not 0 <= value <= 1:
-        raise ValueError(f"{item['metric']}={value} of {item['method']} is no metric of ours between 0 and 1")
+        raise ValueError(f"{item['metric']}={value} of {item['method']} is not a known metric with a value from 0 to 1")
     if item["source"] not in sources:
         raise ValueError(f"{item['source']} is not among the sources")
     method, inlier, out, metric, note = (str(item[key]) for key in ("method", "in", "out", "metric", "note"))

@@ -74,7 +74,7 @@ class Device:
         return {
             "accelerator": self.accelerator,
             "devices": devices,
-            "precision": "bf16-mixed" if self.precision == "bf16" else "32-true",
+            "precision": {"bf16": "bf16-mixed", "32": "32-true"}[self.precision],
         }
 
     def set_memory_format(self, model: nn.Module) -> None:
