@@ -64,7 +64,8 @@ def _claim(item: Mapping[str, Any], sources: Mapping[str, str]) -> Claim:
         raise ValueError(f"a claim has the keys {', '.join(sorted(keys))}, not {', '.join(sorted(item))}")
     value = float(item["value"])
     if item["metric"] not in FRACTIONS or not 0 <= value <= 1:
-        raise ValueError(f"{item['metric']}={value} of {item['method']} is not a known metric with a value between 0 and 1")
+        shown = f"{item['metric']}={value} of {item['method']}"
+        raise ValueError(f"{shown} is not a known metric with a value between 0 and 1")
     if item["source"] not in sources:
         raise ValueError(f"{item['source']} is not among the sources")
     method, inlier, out, metric, note = (str(item[key]) for key in ("method", "in", "out", "metric", "note"))
