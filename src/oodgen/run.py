@@ -33,7 +33,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import oodgen
-from oodgen.config import messages, plugins, schema
+from oodgen.config import composing, messages, plugins, schema
 from oodgen.config.usage import usage
 from oodgen.errors import UserError
 from oodgen.runs import objective, record, results
@@ -118,6 +118,7 @@ OmegaConf.register_new_resolver("sweep", _sweep, replace=True)
 OmegaConf.register_new_resolver("folder", _folder, replace=True)
 OmegaConf.register_new_resolver("jobs", _jobs, replace=True)
 OmegaConf.register_new_resolver("gpus", _gpus, replace=True)
+composing.compose_once()
 Plugins.instance().register(_PluginConfigs)  # it has stored the launchers' own defaults, which ours replace
 for name, launcher in OmegaConf.load(config_dir() / "launchers.yaml").items():
     ConfigStore.instance().store(group="hydra/launcher", name=str(name), node=launcher, provider="oodgen")
