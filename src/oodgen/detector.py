@@ -11,18 +11,16 @@ Source: Vovk, Gammerman, Shafer 2005, Algorithmic Learning in a Random World, ch
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oodgen.config import schema
 from oodgen.config.instantiate import build, build_model
+from oodgen.config.stored import read_run
 from oodgen.data.images import decode
 from oodgen.data.preprocess import preprocess
 from oodgen.errors import UserError
@@ -30,13 +28,11 @@ from oodgen.evaluation import calibration, evaluate
 from oodgen.evaluation.calibration import Conversion
 from oodgen.noise import ExampleNoise
 from oodgen.probes.probe import Evidence, Probe, probe_grad_mode
-from oodgen.runs import locations, record
-from oodgen.runs.documents import load_yaml
 from oodgen.runs.labels import default_score, key_and_label, label
 from oodgen.training.checkpoints import find_checkpoint, load_weights
 from oodgen.training.device import Device
 
-__all__ = ["Detector", "config_of"]
+__all__ = ["Detector"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +75,7 @@ class Detector:
         Raises:
             UserError: there is no such run or score, it is not finished, or a file of it is missing or damaged.
         """
-        folder = _evaluation(Path(run).expanduser())
-        config = config_of(folder)
+        folder, training, config = read_run(Path(run))
         kept = calibration.read(folder)
         name = label(score) if score else default_score(config["scores"])
         if name not in config["scores"]:
@@ -94,7 +89,7 @@ class Detector:
         # precision and memory format of the run, on the device of this machine
         where = Device(device, config["device"]["precision"], config["device"]["channels_last"]).resolved()  # type: ignore[arg-type]
         model = build_model(config)
-        load_weights(model, find_checkpoint(_training_folder(folder), config["checkpoint"]))
+        load_weights(model, find_checkpoint(training, config["checkpoint"]))
         if calibration.weights_digest(model) != kept.weights:
             raise UserError(
                 f"the model of {folder} was trained again after its calibration; "
@@ -215,57 +210,3 @@ def _content_hashes(x: Tensor) -> Tensor:
     rows = (np.ascontiguousarray(row).data for row in x.cpu().numpy())
     hashes = (hashlib.blake2b(row, digest_size=8).digest() for row in rows)
     return torch.tensor([int.from_bytes(value, "big", signed=True) for value in hashes], dtype=torch.int64)
-
-
-def _evaluation(run: Path) -> Path:
-    """The directory of the finished evaluation at or below `run`."""
-    if not run.is_dir():
-        raise UserError(f"there is no run {run}; name the directory of an evaluation, runs/eval/<name>/<hash>")
-    if not (run / "state.json").is_file():
-        inside = sorted(path.parent for path in run.glob("*/state.json"))
-        inside = [path for path in inside if len(inside) == 1 or record.read_state(path)["state"] == "done"]
-        if len(inside) != 1:
-            what = f"has {len(inside)}: {', '.join(p.name for p in inside)}" if inside else "has none"
-            raise UserError(f"name the directory of one finished evaluation, runs/eval/<name>/<hash>; {run} {what}")
-        run = inside[0]
-    state = record.read_state(run)
-    if state["state"] != "done":
-        why = f": {state['why']}" if state.get("why") else ""
-        raise UserError(f"{run} is not finished ({state['state']}{why}); repeat its command")
-    if not (run / "record.json").is_file():
-        raise UserError(f"{run} is a training; name the directory of an evaluation of it, runs/eval/<name>/<hash>")
-    return run
-
-
-def _training_folder(folder: Path) -> Path:
-    """The training's directory of an evaluation, also if the runs folder was moved."""
-    made = record.read_json(folder / "record.json")
-    found = locations.training_folder(folder, made)
-    if found is None:
-        raise UserError(
-            f"the training {made.get('train_dir')} of {folder} is missing; keep runs/train beside runs/eval"
-        )
-    return found
-
-
-def config_of(run: Path) -> dict[str, Any]:
-    """A run's config as plain data, validated by `schema.check`, since the directory may be untrusted.
-
-    Raises:
-        UserError: it cannot be read, is not the config of a run, or is invalid.
-    """
-    path = run / "config.yaml"
-    try:
-        config = load_yaml(path)
-    except UserError as error:
-        raise UserError(f"{error}; evaluate this run again") from error
-    if not isinstance(config, dict) or not {"method", "probes", "scores", "device", "checkpoint", "eval_seed"} <= set(
-        config
-    ):
-        raise UserError(f"{path} is not the config of a run; evaluate this run again")
-    # a run's config is written resolved; an interpolation could become a target after the check
-    if "${" in json.dumps(config, default=str):
-        raise UserError(f"{path} holds an interpolation ${{...}}, which no run writes; it was not loaded")
-    found = {str(name): value for name, value in config.items()}
-    schema.check(found)
-    return found

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from oodgen.config import plugins
+from oodgen.config.stored import read_run
 from oodgen.errors import UserError
 from oodgen.runs.escape import cell, terminal
 from oodgen.runs.files import atomic_path
@@ -106,6 +107,7 @@ def _print_line(line: FileScore) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     paths = _image_files(options.images)
+    read_run(options.run)  # what is wrong in it is found before torch is imported
     from oodgen.detector import Detector
 
     detector = Detector.load(options.run, options.score, options.device)

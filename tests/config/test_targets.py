@@ -2,11 +2,15 @@
 
 import copy
 import os
+import pickle
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import yaml
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from PIL import Image
 
 from oodgen import score
@@ -23,6 +27,12 @@ class _Marks:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
+
+
+def _plant(home):
+    """Pickles that make the folder `marker` when they are read, as numpy's and as torch's."""
+    np.save(home / "evil.npy", np.array([_Marks(home / "marker")], object), allow_pickle=True)
+    (home / "evil.pt").write_bytes(pickle.dumps(_Marks(home / "marker"), 2))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +54,7 @@ def folder(finished, tmp_path):
     """A copy of it, with a picture and a pickle that makes the folder `marker` when it is read."""
     shutil.copytree(finished / "runs", tmp_path / "runs")
     Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "picture.png")
-    np.save(tmp_path / "evil.npy", np.array([_Marks(tmp_path / "marker")], object), allow_pickle=True)
+    _plant(tmp_path)
     (found,) = (tmp_path / "runs").glob("eval/*/*")
     return found
 
@@ -57,37 +67,42 @@ def _later(target, **arguments):
     return _part(target, _partial_=True, **arguments)
 
 
-def _item(of, key):
-    """`of[key]`, by a method of torch's that is one line of Python: getattr, then getitem."""
-    return _part("torch.nn.cpp.OrderedDictWrapper.__getitem__", self=of, key=key)
+def _item(of, attribute, key):
+    """`of.attribute[key]`, by a class of torch's: getattr, then getitem."""
+    wrapper = "torch.nn.cpp.OrderedDictWrapper"
+    return _part(f"{wrapper}.__getitem__", self=_part(wrapper, cpp_module=of, attr=attribute), key=key)
 
 
-# numpy.load out of the globals of a function of torch's, and torch's module call that calls what it is told to
-GLOBALS = _part("torch.optim.swa_utils.get_ema_avg_fn.__getattribute__", _args_=["__globals__"])
-LOAD = _item(_item(_item(GLOBALS, "sys"), "modules"), "numpy")
-EVIL = "PATH/evil.npy"
+def _named(module, name):
+    """Anything of any module, out of the globals of a function of torch's."""
+    function = _part("torch.optim.swa_utils.get_ema_avg_fn")
+    system = _item(_item(function, "__globals__", "warnings"), "__dict__", "sys")
+    return _item(_item(system, "modules", module), "__dict__", name)
+
+
+def _called(function, **arguments):
+    """A call of anything, by a module whose `forward` it is."""
+    container = _part("torch.nn.ParameterDict", parameters={"forward": function})
+    return _part("torch.nn.Module._call_impl", self=container, **arguments)
+
+
+EVIL, PICKLE = "PATH/evil.npy", "PATH/evil.pt"
 LLR = {"_target_": "oodgen.scores.ratio.llr_ada", "_partial_": True}
+CHECKPOINT = "pytorch_lightning.callbacks.ModelCheckpoint"
 
-# where it is put, and what
-ATTEMPTS = {
-    # the three chains that ran code or wrote files before
-    "getitem over globals to numpy.load": ("scores.llr_ada", _part("torch.nn.Module._call_impl", self=LOAD, file=EVIL)),
-    "a module's call of its forward": (
-        "method",
-        _part(
-            "torch.nn.Module._call_impl",
-            self=_part("torch.nn.ParameterDict", parameters={"forward": _later("torch.load", f=EVIL)}),
-        ),
-    ),
-    "torch.load": ("probes.bounds", _part("torch.load", f=EVIL, weights_only=False)),
+# What the first build did as it stands here, from `python -m oodgen.score`: code ran, and files were written.
+LIVE = {
+    "numpy.load of a pickle": ("scores.llr_ada", _called(_named("numpy", "load"), file=EVIL, allow_pickle=True)),
+    "torch.load of a pickle": ("method", _called(_named("torch", "load"), f=PICKLE, weights_only=False)),
+    "os.mkdir": ("probes.bounds", _called(_named("os", "mkdir"), path="PATH/marker")),
     "to_yaml of a checkpoint callback": (
         "probes.bounds",
-        _part(
-            "pytorch_lightning.callbacks.ModelCheckpoint.to_yaml",
-            self=_part("pytorch_lightning.callbacks.ModelCheckpoint"),
-            filepath="PATH/marker",
-        ),
+        _part(f"{CHECKPOINT}.to_yaml", self=_part(CHECKPOINT), filepath="PATH/marker"),
     ),
+}
+# where it is put, and what
+ATTEMPTS = LIVE | {
+    "torch.load": ("probes.bounds", _part("torch.load", f=EVIL, weights_only=False)),
     "main of the data's command": (
         "probes.bounds",
         _part("oodgen.data.__main__.main", arguments=["prepare", "photos"]),
@@ -181,6 +196,14 @@ def test_a_strangers_run_executes_nothing(folder, tmp_path, capsys, attempt, mon
     error = capsys.readouterr().err
     assert error.startswith("oodgen: ") and error.count("\n") == 1 and "Traceback" not in error
     assert sorted(tmp_path.rglob("*")) == before, "something was made"
+
+
+@pytest.mark.parametrize("attempt", LIVE)
+def test_the_chains_are_live_where_hydra_may_build_them(tmp_path, attempt):
+    _plant(tmp_path)
+    with suppress(InstantiationException):  # the bytes after the pickle
+        instantiate(_with(LIVE[attempt][1], tmp_path), _convert_="all")
+    assert (tmp_path / "marker").exists()
 
 
 def test_the_run_itself_is_scored(folder, tmp_path, capsys):

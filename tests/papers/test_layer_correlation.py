@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from oodgen.config.stored import StoredRun
+from oodgen.errors import UserError
 from oodgen.papers import layer_correlation
 from oodgen.plots.comparisons import correlation_matrix
 
@@ -71,3 +74,26 @@ def test_command(command, tiny, tmp_path, capsys):
     assert layer_correlation.main([*runs, "--out", str(out)]) == 2
     error = capsys.readouterr().err
     assert "cannot read" in error and "config.yaml" in error and error.count("\n") == 1
+
+
+def test_a_strangers_data_root_is_not_used(tiny_factory, tmp_path, monkeypatch):
+    """Nothing is read or written where a run says, unless it is trusted; ours stands in for its data root."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    tiny_factory(theirs)
+    tiny_factory(ours)
+    monkeypatch.setenv("OODGEN_DATA", str(ours))
+    images = np.zeros((20, 1, 28, 28), np.uint8)
+    np.save(theirs / "prepared" / "mnist" / "test.npy", images)
+    mnist = {"_target_": "oodgen.data.mnist.mnist"}
+    config = {"_target_": "oodgen.data.module.OODDataModule", "root": str(theirs), "inlier": mnist, "out": {}}
+    monkeypatch.setattr(layer_correlation, "read_run", lambda run: StoredRun(run, run, {"data": config}))
+    before = sorted(theirs.rglob("*"))
+    assert layer_correlation._images(tmp_path, None, 9, trust=False).any()
+    assert sorted(theirs.rglob("*")) == before
+    assert not layer_correlation._images(tmp_path, None, 9, trust=True).any()
+    (ours / "link").symlink_to(theirs)
+    Image.fromarray(images[0, 0]).save(theirs / "x.png")
+    for place in (theirs, ours / "link", ours / ".." / "theirs", "~/theirs", "theirs"):
+        config["out"] = {"a": {"b": [{"_target_": "oodgen.data.folder.folder", "root": str(place)}]}}
+        with pytest.raises(UserError, match="outside of the data root"):
+            layer_correlation._images(tmp_path, None, 9, trust=False)

@@ -1,11 +1,13 @@
 """`oodgen layer-correlation RUN RUN --out FILE`: correlation of two models' codes."""
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oodgen.config.stored import read_run
 from oodgen.errors import UserError
 from oodgen.papers import reconstructions
 from oodgen.runs.escape import terminal
@@ -82,17 +84,35 @@ def posterior_means(run: Path, x: Any) -> "list[Tensor]":
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
 
-def _images(run: Path, name: str | None, count: int) -> "NDArray[Any]":
-    """The first test images of a set of a run, by default of its inlier set."""
+def _images(run: Path, name: str | None, count: int, trust: bool) -> "NDArray[Any]":
+    """The first test images of a set of a run, by default of its inlier set.
+
+    Its config names folders. They are read only if `trust`, or below our own data root, which stands in for the run's:
+    what is read is also copied, decoded, into the root.
+    """
     from oodgen.config.instantiate import build
     from oodgen.data.module import OODDataModule
-    from oodgen.detector import config_of
 
-    data: OODDataModule = build(config_of(run).get("data"), "data")
+    config = read_run(run).config["data"]
+    if not trust:
+        config = config | {"root": os.environ.get("OODGEN_DATA", "data")}
+        home = os.path.realpath(config["root"])
+        for place in _roots(config):
+            if place.startswith("~") or not Path(os.path.realpath(place)).is_relative_to(home):
+                raise UserError(f"{run} reads images in {place}, outside of the data root {home}; --trust allows it")
+    data: OODDataModule = build(config, "data")
     sets = data.test_sets()
     if name is not None and name not in sets:
         raise UserError(f"{run} has no set {name}; it has: {', '.join(sets)}")
     return sets[name or data.inlier.name].x[:count]
+
+
+def _roots(config: Any) -> Iterator[str]:
+    """Every `root` in a config of data."""
+    if isinstance(config, dict) and "root" in config:
+        yield str(config["root"])
+    for part in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        yield from _roots(part)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,13 +125,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", metavar="SET", help="a test set of the first run (default: its inliers)")
     parser.add_argument("--count", type=int, default=1000, metavar="N", help="number of images (default: 1000)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a file .png or .svg")
+    parser.add_argument("--trust", action="store_true", help="use any folder that the first run's config names")
     options = parser.parse_args(arguments)
     try:
         if options.out.suffix not in (".png", ".svg"):
             raise UserError(f"{options.out} does not end in .png or .svg; change --out")
         check_ranges(options, count=(3, 1_000_000))
         names, folders = zip(*reconstructions.labels(options.runs).items(), strict=True)
-        x = _images(folders[0], options.set, options.count)
+        x = _images(folders[0], options.set, options.count, options.trust)
         first, second = (posterior_means(folder, x) for folder in folders)
         matrix = [[correlation(a, b) for b in second] for a in first]
         from oodgen.plots import comparisons, style
