@@ -78,7 +78,7 @@ def test_warnings_stand_in_the_section_with_their_seed_and_in_a_study_with_the_v
         )
     report.main([str(tmp_path)])
     lines = [line for line in sections(capsys.readouterr().out).splitlines() if line.startswith("- ")]
-    assert lines == ["- both", "- seed 0: one", r"- probes.bounds.samples=2: far \<off>"]
+    assert lines == ["- both", "- seed 0: one", r"- probes.bounds.samples=2: far &lt;off>"]
     html = (tmp_path / "report" / "report.html").read_text()
     assert 'class="warn">seed 0: one<' in html and "samples=2: far &lt;off&gt;" in html
 
@@ -91,9 +91,9 @@ def test_hostile_names_are_text_in_every_form(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert (tmp_path / "report" / "report.md").read_text() == text.removesuffix("\n")
-    assert "\x1b" not in text and r"## \<script>alert(1)\</script>\|\$x\$\\x1b[2J" in text
-    assert r"- one\\n# two \`x\` [a\](b)" in text and not re.search(r"(?<!\\)<", text)
-    assert ["score", "=HYPERLINK(1)"] in grid(text) and r"\<b>\|" in text
+    assert "\x1b" not in text and r"## &lt;script>alert(1)&lt;/script>\|\$x\$\\x1b[2J" in text
+    assert r"- one\\n# two \`x\` [a\](b)" in text and "<" not in text
+    assert ["score", "=HYPERLINK(1)"] in grid(text) and r"&lt;b>\|" in text
     latex = (tmp_path / "report" / "report.tex").read_text()
     assert r"$<$b$>$|" in latex and "\x1b" not in latex
     assert all(line.startswith(("%", "\\", "method", "score", "llr", "$<$")) for line in latex.splitlines() if line)
@@ -102,6 +102,22 @@ def test_hostile_names_are_text_in_every_form(tmp_path, capsys):
     for file in ("results.csv", "summary.csv"):
         with (tmp_path / "report" / file).open(newline="") as opened:
             assert {row["out"] for row in csv.DictReader(opened)} == {"'=HYPERLINK(1)"}
+
+
+def test_no_control_character_reaches_a_file_or_the_terminal_and_no_name_a_link(tmp_path, capfd):
+    for samples in (1, 2):  # a study, which has a figure
+        make(tmp_path, "$\\frac$\u202e", f"{samples}" * 6, config=bounds(samples))
+    folder = make(tmp_path, "javascript:alert(1)", warnings=["\x9b\u2066"], overrides=["a=\x1b\u202e"])
+    for path in tmp_path.rglob("results.csv"):
+        path.write_text(path.read_text().replace(",mnist", ",$\\frac$\x1b").replace("llr>1", "llr\u202e"))
+    (folder / "report.html").touch()
+    home = tmp_path / "eval"
+    assert report.main([str(home), "--out", str(home)]) == 0
+    written = {path.name: path.read_text() for path in home.iterdir() if path.is_file()}
+    assert len(written) == 6, "with the figure"
+    for name, text in (written | dict(zip(("out", "err"), capfd.readouterr(), strict=True))).items():
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2066]", text), name
+    assert 'href="javascript%3Aalert%281%29/' in written["report.html"]
 
 
 def test_printed_numbers_stand_in_the_papers_tables_alone(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import logging
 
+import matplotlib.text
 import pytest
 
 from oodgen.runs import escape
@@ -23,7 +24,7 @@ def test_a_terminal_gets_one_visible_line(text, shown):
 
 def test_markdown_marks_nothing_up():
     assert escape.markdown("llr_ada l>0 [1, 2] 4 ± 1 (x)") == "llr_ada l>0 [1, 2] 4 ± 1 (x)"
-    assert escape.markdown("<b>|`x`*_a_*[t](u)\\&amp;$") == r"\<b>\|\`x\`\*\_a\_\*[t\](u)\\\&amp;\$"
+    assert escape.markdown("<b>|`x`*_a_*[t](u)\\&amp;$") == r"&lt;b>\|\`x\`\*\_a\_\*[t\](u)\\\&amp;\$"
     assert [escape.markdown(text) for text in ("# a", "> a", "- a", "+a")] == [r"\# a", r"\> a", r"\- a", r"\+a"]
 
 
@@ -31,6 +32,20 @@ def test_latex_sets_every_character():
     assert escape.latex(r"\a{b}_^~#%&$<>±–") == (
         r"\textbackslash{}a\{b\}\_\textasciicircum{}\textasciitilde{}\#\%\&\$$<$$>$$\pm$--"
     )
+
+
+def test_no_label_opens_an_option_of_latex_or_its_star():
+    assert [escape.latex(text) for text in ("[2] a", "*", "a [2]*")] == ["{[}2] a", "{*}", "a [2]*"]
+
+
+def test_html_keeps_lines_and_what_is_html():
+    assert escape.html("a\n<b>&'\u202e\x1b") == r"a" + "\n" + r"&lt;b&gt;&amp;&#39;\u202e\x1b"
+    assert escape.html(escape.html("<")) == "&lt;" and escape.html(1.5) == "1.5"
+
+
+def test_a_figure_has_no_mathematics():
+    label = matplotlib.text.Text(text=escape.plot("$\\frac$ $x\x1b"))
+    assert label._preprocess_math(label.get_text()) == (r"$\frac$ $x\x1b", False)
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+a", "-a", "@a", "\t=1", "'=1", "'"])

@@ -11,6 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from oodgen.plots.style import BLUE, DASHES, GRID, INK, PALETTE, RC_PARAMS, RED, Array, add_legend, mosaic, panels
+from oodgen.runs import escape
 
 __all__ = ["auroc_over_option", "correlation_matrix", "likelihood_ratio_matrix", "reconstructions"]
 
@@ -36,8 +37,8 @@ def correlation_matrix(matrix: Sequence[Sequence[float]], names: Sequence[str], 
                 axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else INK)
         for side, label, count in (("y", names[0], values.shape[0]), ("x", names[1], values.shape[1])):
             getattr(axis, f"set_{side}ticks")(range(count), [f"z{i + 1}" for i in range(count)])
-            getattr(axis, f"set_{side}label")(label)
-        axis.set_title(f"on {images}")
+            getattr(axis, f"set_{side}label")(escape.plot(label))
+        axis.set_title(escape.plot(f"on {images}"))
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
         return figure
@@ -74,7 +75,7 @@ def auroc_over_option(
             if len(values) <= 12:
                 axis.set_xticks(values, [f"{value:g}" for value in values])
                 axis.minorticks_off()
-            axis.set(title=out, xlabel=key, ylabel="AUROC", ylim=(-0.02, 1.02))
+            axis.set(title=escape.plot(out), xlabel=escape.plot(key), ylabel="AUROC", ylim=(-0.02, 1.02))
             axis.grid(color=GRID, linewidth=0.6)
         return add_legend(figure, axes, len(outs))
 
@@ -105,8 +106,10 @@ def likelihood_ratio_matrix(values: Mapping[str, Mapping[str, float]]) -> Figure
                 dark = abs(logs[i, j]) > 0.7 * reach
                 words = f"{value:.2f}" if value < 100 else f"{value:.0f}"
                 axis.text(j, i, words, ha="center", va="center", fontsize=8, color="white" if dark else INK)
-        axis.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
-        axis.set_yticks(range(len(matrix)), list(values))
+        axis.set_xticks(
+            range(len(columns)), list(map(escape.plot, columns)), rotation=35, ha="right", rotation_mode="anchor"
+        )
+        axis.set_yticks(range(len(matrix)), list(map(escape.plot, values)))
         axis.set(xlabel="test set", ylabel="trained on")
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
@@ -128,7 +131,7 @@ def reconstructions(sets: Mapping[str, tuple[Array, Mapping[str, Array]]]) -> Fi
         for i, (axis, (name, (originals, made))) in enumerate(zip(axes, sets.items(), strict=False)):
             labels = ["" if i % 2 else label for label in ("x", *made)]
             shapes.append(mosaic(axis, np.stack([originals, *made.values()]), labels))
-            axis.set_title(name)
+            axis.set_title(escape.plot(name))
         lines, words = math.ceil(len(sets) / 2), 0.08 * max(len(label) for _, made in sets.values() for label in made)
         figure.set_size_inches(words + 4.0 * min(2, len(sets)), lines * (4.0 * max(shapes) + 0.35))
         return add_legend(figure, axes, len(sets))

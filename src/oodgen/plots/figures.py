@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from oodgen.plots.style import BLUE, GRID, INK, PALETTE, RC_PARAMS, Array, add_legend, line_style, mosaic, panels
+from oodgen.runs import escape
 
 __all__ = ["curves", "densities", "likelihoods", "reconstructions", "roc", "roc_points"]
 
@@ -59,7 +60,7 @@ def roc(scores: Mapping[str, Mapping[str, Array]], inlier: str) -> Figure:
                     axis.plot(
                         *roc_points(_ranked(sets[inlier]), _ranked(values)), color=colour, linestyle=dash, label=name
                     )
-            axis.set(title=score, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), box_aspect=1)
+            axis.set(title=escape.plot(score), xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), box_aspect=1)
             axis.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], xlabel="false positive rate")
             axis.grid(color=GRID, linewidth=0.6)
         axes[0].set_ylabel("true positive rate")
@@ -115,7 +116,7 @@ def densities(scores: Mapping[str, Mapping[str, Array]], inlier: str) -> Figure:
             _edges(axis, {name: float(np.median(clean[name])) for name in far}, low, high)
             # sets of nearly equal scores have a very high peak
             top = (1.08 + 0.12 * len(far)) * min(max(tops), 4 * np.median(tops))
-            axis.set(title=score, xlim=(low, high), yticks=[], ylim=(0, top))
+            axis.set(title=escape.plot(score), xlim=(low, high), yticks=[], ylim=(0, top))
             axis.spines["left"].set_visible(False)
         return add_legend(figure, axes, len(scores))
 
@@ -136,7 +137,14 @@ def _edges(axis: Axes, far: Mapping[str, float], low: float, high: float) -> Non
         words = f"{name}, {median:,.0f}" if abs(median) >= 100 else f"{name}, {median:.3g}"
         text, x = (f"← {words}", 0.005) if side == "left" else (f"{words} →", 0.995)
         axis.text(
-            x, 0.99 - 0.09 * i, text, color=line_style(name)[0], ha=side, va="top", fontsize=8, transform=axis.transAxes
+            x,
+            0.99 - 0.09 * i,
+            escape.plot(text),
+            color=line_style(name)[0],
+            ha=side,
+            va="top",
+            fontsize=8,
+            transform=axis.transAxes,
         )
 
 
@@ -203,7 +211,7 @@ def reconstructions(images: Array, title: str = "") -> Figure:
         figure = Figure(layout="constrained")
         axis = figure.subplots()
         shape = mosaic(axis, images, ["x", *(f"z>{k}" for k in range(len(images) - 1))])
-        axis.set_title(title)
+        axis.set_title(escape.plot(title))
         figure.set_size_inches(4.8, 4.8 * 0.9 * shape + (0.35 if title else 0.1))
         return figure
 

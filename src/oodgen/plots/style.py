@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from oodgen.runs import escape
 from oodgen.runs.files import atomic_path
 
 __all__ = [
@@ -123,7 +124,7 @@ def add_legend(figure: Figure, axes: list[Axes], used: int) -> Figure:
     handles: dict[str, Any] = {}
     for axis in axes[:used]:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
+            handles.setdefault(escape.plot(label), handle)
     if handles:
         columns = max(1, min(len(handles), int(figure.get_figwidth() / 1.35)))
         figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=columns, handlelength=2.2)
@@ -146,7 +147,7 @@ def mosaic(axis: Axes, images: Array, labels: Sequence[str]) -> float:
             top, left = i * (height + gap), j * (width + gap)
             canvas[top : top + height, left : left + width] = images[i, j].transpose(1, 2, 0)
     axis.imshow(canvas if channels == 3 else canvas[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axis.set_yticks([i * (height + gap) + height / 2 for i in range(rows)], labels)
+    axis.set_yticks([i * (height + gap) + height / 2 for i in range(rows)], list(map(escape.plot, labels)))
     axis.set_xticks([])
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)

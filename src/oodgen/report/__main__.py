@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from oodgen.errors import UserError
 from oodgen.report import ablation, board, claims, cost, grouping, page, paper_numbers, paper_tables, render, tables
@@ -197,7 +198,7 @@ def _links(group: Experiment, root: Path, out: Path) -> list[tuple[str, str]]:
         path = run.folder / "report.html"
         if path.is_file():
             words = f"{setting}, seed {run.record['seed']}" if setting else f"seed {run.record['seed']}"
-            links.append((words, Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()))
+            links.append((words, quote(os.fsencode(os.path.relpath(path.resolve(), out.resolve())))))
     return links
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from oodgen.errors import UserError
 from oodgen.report import grouping, paper_numbers, tables
 from oodgen.report.cost import duration
 from oodgen.report.summary import verdict
-from oodgen.runs import locations, record, results
+from oodgen.runs import escape, locations, record, results
 from oodgen.runs.files import write_text
 from oodgen.runs.labels import default_score
 
@@ -64,7 +64,7 @@ def _tint(value: float) -> Markup:
 
 def _stacked(text: str) -> Markup:
     """Printed numbers on separate lines, with sample counts and deviations in small print."""
-    html = re.sub(r" (± [^\s;]+)", r'<span class="sd">\1</span>', str(escape(text)).replace("; ", "<br>"))
+    html = re.sub(r" (± [^\s;]+)", r'<span class="sd">\1</span>', str(escape.html(text)).replace("; ", "<br>"))
     return Markup(re.sub(r" \(S=(\w+)\)", r" <small>S=\1</small>", html))
 
 
@@ -73,10 +73,11 @@ def render(template: str, **context: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("oodgen.report"),
         autoescape=True,
+        finalize=escape.html,
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["breakable"] = lambda name: Markup(str(escape(name)).replace("_", "_<wbr>"))
+    environment.filters["breakable"] = lambda name: Markup(str(escape.html(name)).replace("_", "_<wbr>"))
     environment.filters["stacked"] = _stacked
     environment.filters["tint"] = _tint
     return environment.get_template(template).render(**context)

@@ -77,7 +77,8 @@ def as_csv(
             numbers = known | {"score_seconds": known["score_seconds"].get(cell.score, math.nan)}
             spent = ["" if numbers[name] != numbers[name] else f"{numbers[name]:.9g}" for name in COSTS]
         words = "; ".join(f"{e.text} [{e.hint}]" for e in items)
-        writer.writerow(map(escape.cell, [*values, setting, *spent, words]))
+        line = (escape.terminal(v) if isinstance(v, str) else v for v in [*values, setting, *spent, words])
+        writer.writerow(map(escape.cell, line))
     return text.getvalue()
 
 

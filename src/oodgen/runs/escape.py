@@ -1,7 +1,4 @@
-"""Escaping of untrusted text (names of files, sets and runs) for the terminal, Markdown, LaTeX and CSV.
-
-HTML is escaped by the pages' templates.
-"""
+"""Escaping of untrusted text (names of files, sets and runs) for terminal, HTML, Markdown, LaTeX, CSV and figures."""
 
 import logging
 import re
@@ -9,9 +6,11 @@ import unicodedata
 from copy import copy
 from typing import Any
 
-__all__ = ["Formatter", "cell", "latex", "markdown", "terminal"]
+from markupsafe import Markup
 
-MARKDOWN = re.compile(r"[\\`*<|~$&]|\](?=[(\[:])|(?<!\w)_|_(?!\w)|^[#>+-]")
+__all__ = ["Formatter", "cell", "html", "latex", "markdown", "plot", "terminal"]
+
+MARKDOWN = re.compile(r"[\\`*|~$&]|\](?=[(\[:])|(?<!\w)_|_(?!\w)|^[#>+-]")
 LATEX = {
     **{character: f"\\{character}" for character in "&%_#${}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -34,14 +33,25 @@ def _visible(character: str) -> str:
     return f"\\x{number - 0xDC00:02x}" if 0xDC80 <= number <= 0xDCFF else ascii(character)[1:-1]
 
 
+def html(text: object) -> Markup:
+    """HTML text, in lines as it is; what is HTML already stays."""
+    return text if isinstance(text, Markup) else Markup("\n").join(map(terminal, str(text).split("\n")))
+
+
 def markdown(text: object) -> str:
-    """One line of GitHub Markdown without markup."""
-    return MARKDOWN.sub(r"\\\g<0>", terminal(text))
+    """One line of GitHub Markdown without markup; `<` is an entity, since not every renderer takes it escaped."""
+    return MARKDOWN.sub(r"\\\g<0>", terminal(text)).replace("<", "&lt;")
 
 
 def latex(text: object) -> str:
-    """One line of LaTeX text."""
-    return "".join(LATEX.get(character, character) for character in terminal(text))
+    r"""One line of LaTeX text; what would be an option of the `\\` or the rule before it is in braces."""
+    found = "".join(LATEX.get(character, character) for character in terminal(text))
+    return f"{{{found[0]}}}{found[1:]}" if found.startswith(("[", "*")) else found
+
+
+def plot(text: object) -> str:
+    """One line of matplotlib's text, without mathematics."""
+    return terminal(text).replace("$", r"\$")
 
 
 def cell(value: Any) -> Any:
