@@ -1,8 +1,6 @@
 """Every experiment composes, and runs end to end on random images without any data."""
 
-import copy
 import json
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,27 +29,21 @@ FIRST_BUILD = json.loads(Path(__file__).with_name("first_build.json").read_text(
 SWEEPS = sorted(path.stem for path in (config_dir() / "sweep").glob("*.yaml"))
 
 
-@cache
-def _composed(command: str) -> DictConfig:
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose("run", command.split())
+@pytest.fixture(scope="session")
+def resolved(composed):
+    return lambda command: OmegaConf.to_container(composed(command), resolve=True)
 
 
-def _config(command: str) -> dict:
-    return OmegaConf.to_container(_composed(command), resolve=True)
-
-
-def _misses(command: str) -> set[str]:
+def _misses(config: DictConfig) -> set[str]:
     """What an experiment leaves to the command line: the folders of one's own images."""
-    data = _composed(command).data
+    data = config.data
     parts = {"data.inlier.root": data.inlier, "data.negative.root": data.negative}
     return {name for name, part in parts.items() if part is not None and OmegaConf.is_missing(part, "root")}
 
 
-def _names(command: str) -> str | list[str]:
-    """The name of the command's training in float32; of an ensemble that of each member's own training too."""
-    config = copy.deepcopy(_composed(command))
-    for missing in _misses(command):
+def _names(config: DictConfig) -> str | list[str]:
+    """The name of the config's training in float32; of an ensemble that of each member's own training too."""
+    for missing in _misses(config):
         OmegaConf.update(config, missing, "images")
     if config.device.precision == "auto":
         config.device.precision = 32
@@ -61,9 +53,9 @@ def _names(command: str) -> str | list[str]:
     return names if members else names[0]
 
 
-def _thin(experiment: str) -> list[str]:
+def _thin(config: DictConfig) -> list[str]:
     """A hierarchy's layers with few channels: as deep as they are, in a tenth of the time."""
-    layers = _composed(f"+experiment={experiment}").model.get("layers", ())
+    layers = config.model.get("layers", ())
     return [f"model.layers.{i}.channels=16" for i, layer in enumerate(layers) if layer.channels > 16]
 
 
@@ -86,8 +78,8 @@ def _options() -> list[str]:
 
 
 @pytest.mark.parametrize("option", _options())
-def test_every_config_composes(option):
-    assert set(_config(option)) == set(RUN)
+def test_every_config_composes(resolved, option):
+    assert set(resolved(option)) == set(RUN)
 
 
 SCALES = {
@@ -98,8 +90,8 @@ SCALES = {
 
 
 @pytest.mark.parametrize(("scale", "experiment"), [(s, e) for s, several in SCALES.items() for e in several])
-def test_a_scale_makes_every_hierarchy_small(scale, experiment):
-    config = _config(f"+experiment={experiment} +scale={scale}")
+def test_a_scale_makes_every_hierarchy_small(resolved, scale, experiment):
+    config = resolved(f"+experiment={experiment} +scale={scale}")
     assert set(config) == set(RUN) and config["trainer"]["max_epochs"] == 5 and config["data"]["limit"] == 1000
     layers = config["model"]["layers"]
     assert len(layers) == (5 if scale == "cpu5" else 3) and all(layer["blocks"] == 1 for layer in layers)
@@ -111,7 +103,7 @@ def test_every_scale_is_tried():
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
-def test_every_sweep_is_over_experiments_and_options_that_are_there(sweep):
+def test_every_sweep_is_over_experiments_and_options_that_are_there(resolved, sweep):
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         asked = compose("run", [f"+sweep={sweep}"], return_hydra_config=True).hydra
     assert asked.mode.name == "MULTIRUN"
@@ -119,21 +111,22 @@ def test_every_sweep_is_over_experiments_and_options_that_are_there(sweep):
     assert set(options["+experiment"]) <= set(EXPERIMENTS)
     for experiment in options.pop("+experiment"):
         for key, values in options.items():
-            found = [_config(f"+experiment={experiment} {key}={value}") for value in values]
+            found = [resolved(f"+experiment={experiment} {key}={value}") for value in values]
             assert len({str(config) for config in found}) == len(values), "a value that changes nothing"
 
 
 @pytest.mark.parametrize("command", FIRST_BUILD)
-def test_a_training_is_named_as_by_the_first_build(command):
-    assert _names(command) == FIRST_BUILD[command]
+def test_a_training_is_named_as_by_the_first_build(composed, command):
+    assert _names(composed(command)) == FIRST_BUILD[command]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_runs(command, tmp_path, monkeypatch, experiment):
+def test_every_experiment_runs(command, composed, tmp_path, monkeypatch, experiment):
     monkeypatch.chdir(tmp_path)
-    arguments = [f"+experiment={experiment}", "smoke=true", "data.root=nowhere", *_thin(experiment)]
+    shipped = composed(f"+experiment={experiment}")
+    arguments = [f"+experiment={experiment}", "smoke=true", "data.root=nowhere", *_thin(shipped)]
     arguments += SMALLER.get(experiment, ())
-    for missing in _misses(arguments[0]):
+    for missing in _misses(shipped):
         (tmp_path / missing).mkdir()
         Image.new("RGB", (40, 40)).save(tmp_path / missing / "one.png")
         arguments.append(f"{missing}={tmp_path / missing}")
@@ -149,9 +142,7 @@ def test_every_experiment_runs(command, tmp_path, monkeypatch, experiment):
             assert f",{name}," in rows, name
         assert (folder / "report.html").stat().st_size > 10_000
     assert first.out.rstrip().endswith("report.html")
-    assert {path.name for path in tmp_path.iterdir()} <= {"runs", *_misses(arguments[0])}, (
-        "a run leaves nothing else behind"
-    )
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs", *_misses(shipped)}, "a run leaves nothing else behind"
     if experiment in DRAWN:
         again = command(*arguments)
         assert again.code == 0 and again.out.splitlines()[-1] == first.out.splitlines()[-1]

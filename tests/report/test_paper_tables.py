@@ -5,7 +5,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from oodgen.report import grouping, paper_numbers, paper_tables
@@ -290,21 +289,21 @@ def test_quoted_odin_stays_quoted_beside_a_run_of_ours():
     assert by_method["vib"] == "0.900" and by_method["odin"] == "quoted"
 
 
-@cache
-def configs():
+@pytest.fixture(scope="session")
+def configs(composed):
     """Every experiment that names a paper and a method of it: name -> resolved config."""
-    found = {}
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        for path in sorted((config_dir() / "experiment").glob("*.yaml")):
-            made = compose("run", [f"+experiment={path.stem}"])
-            if made.paper and made.paper_method:
-                found[path.stem] = with_labels(OmegaConf.to_container(made, resolve=True))
-    return found
+    names = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
+    found = {name: composed(f"+experiment={name}") for name in names}
+    return {
+        name: with_labels(OmegaConf.to_container(config, resolve=True))
+        for name, config in found.items()
+        if config.paper and config.paper_method
+    }
 
 
-def test_every_experiments_method_is_one_that_its_paper_prints():
-    assert {config["paper"] for config in configs().values()} >= set(PAPERS)
-    for name, config in configs().items():
+def test_every_experiments_method_is_one_that_its_paper_prints(configs):
+    assert {config["paper"] for config in configs.values()} >= set(PAPERS)
+    for name, config in configs.items():
         methods = {item.method for table in printouts(config["paper"]).values() for item in table.items}
         assert config["paper_method"] in methods, name
 
@@ -334,8 +333,8 @@ def own_numbers(tables):
 
 
 @pytest.mark.parametrize("slug", PAPERS)
-def test_every_number_that_a_paper_ran_is_filled_by_an_experiment(slug):
-    filled = set().union(*(fills(config) for config in configs().values() if config["paper"] == slug))
+def test_every_number_that_a_paper_ran_is_filled_by_an_experiment(configs, slug):
+    filled = set().union(*(fills(config) for config in configs.values() if config["paper"] == slug))
     own = own_numbers(printouts(slug).values())
     assert len(own) == PAPERS[slug], "as many as the papers' tables hold"
     assert not set(own) - filled
@@ -352,10 +351,10 @@ def test_every_table_with_numbers_of_its_own_has_a_sweep():
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_a_tables_sweep_fills_it(name):
+def test_a_tables_sweep_fills_it(configs, name):
     slug = next(slug for slug in PAPERS if name.startswith(slug))
     asked = OmegaConf.load(config_dir() / "sweep" / f"{name}.yaml").hydra.sweeper.params["+experiment"].split(",")
-    filled = [fills(configs()[experiment]) for experiment in asked]
+    filled = [fills(configs[experiment]) for experiment in asked]
     table = next(table for table in printouts(slug).values() if table.id.startswith(name.removeprefix(f"{slug}_")))
     wanted = set(own_numbers([table]))
     assert wanted and not wanted - set().union(*filled)
