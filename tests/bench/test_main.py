@@ -1,6 +1,7 @@
 """The bench runs, prints every section, and its yardsticks measure what they say; no times are asserted."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from oodgen.bench import scoring
+from oodgen import __main__ as program
+from oodgen.bench import scoring, startup
 from oodgen.bench.__main__ import SECTIONS, main
 from oodgen.bench.flops import ConvolutionCounter
 from oodgen.bench.scoring import naive, shared
@@ -21,7 +23,10 @@ CPU = torch.device("cpu")
 TINY = ["--quick", "--models", "hvae_tiny", "--batch", "4", "--device", "cpu", "--threads", "1"]
 
 
-def test_prints_every_section_and_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_prints_every_section_and_writes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "_cpu_seconds", lambda *_, code=0: 1.0)  # see below
     main([*TINY, "--out", str(tmp_path / "bench.json")])
     printed = capsys.readouterr().out
     for title in (
@@ -45,6 +50,34 @@ def test_prints_every_section_and_writes_them(tmp_path: Path, capsys: pytest.Cap
         for table in tables:
             assert table["rows"]
             assert all(len(row) == len(table["header"]) for row in table["rows"])
+
+
+def test_what_is_started_ends_as_it_should(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, which has imported what takes most of the time."""
+    apart = startup._cpu_seconds
+
+    def ended(*arguments: str, code: int = 0) -> float:
+        monkeypatch.setattr(sys, "argv", list(arguments[1:]))
+        if arguments[0] == "-c":
+            exec(arguments[1])
+        elif arguments[:3] == ("-m", "oodgen", "run"):
+            assert command(*arguments[3:]).code == code
+        elif arguments[0] == "-m":
+            assert program.main() == code
+        else:
+            return apart(*arguments, code=code)
+        return 1.0
+
+    monkeypatch.setattr(startup, "_cpu_seconds", ended)
+    bench = Bench(Device("cpu", threads=1).resolved(), ("hvae_tiny",), 2, False, True, Effort(1, 1, 0, 1e-9))
+    (table,) = startup.measure(bench)
+    assert len(table.rows) == 8
+
+
+def test_the_time_of_a_process_is_its_own_and_its_exit_code_is_checked() -> None:
+    assert 0 < startup._cpu_seconds("-c", "raise SystemExit(3)", code=3) < 60
+    with pytest.raises(RuntimeError, match="ended with 3, not 0: why"):
+        startup._cpu_seconds("-c", "import sys; print('why', file=sys.stderr); sys.exit(3)")
 
 
 def test_only_runs_what_is_asked(capsys: pytest.CaptureFixture) -> None:

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from oodgen.config import plugins
+from oodgen.score import main as score_main
+
 PARTS = '''
 from dataclasses import dataclass
 
@@ -70,7 +73,8 @@ model: {_target_: their_oodgen.parts.TheirVAE}
 
 
 @pytest.fixture
-def package(tmp_path):
+def package(tmp_path, monkeypatch):
+    """Where the package is; it can be imported, and is enabled nowhere."""
     home = tmp_path / "elsewhere"
     for name, text in CONF.items():
         path = home / "their_oodgen" / "conf" / f"{name}.yaml"
@@ -78,42 +82,52 @@ def package(tmp_path):
         path.write_text(text)
     (home / "their_oodgen" / "__init__.py").touch()
     (home / "their_oodgen" / "parts.py").write_text(PARTS)
-    return home
+    monkeypatch.syspath_prepend(home)
+    monkeypatch.chdir(tmp_path)
+    yield home
+    for name in ("their_oodgen.parts", "their_oodgen"):
+        sys.modules.pop(name, None)
+    plugins._conf.cache_clear()
 
 
-def call(home, *arguments, **more):
-    env = {
-        name: value for name, value in os.environ.items() if name not in ("OODGEN_PLUGINS", "HYDRA_FULL_ERROR")
-    } | more
-    env["PYTHONPATH"] = os.pathsep.join([str(home), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", *map(str, arguments)]
-    return subprocess.run(command, cwd=home.parent, env=env, capture_output=True, text=True, timeout=200)
+def score(capsys, monkeypatch, *arguments):
+    monkeypatch.setenv(plugins.VARIABLE, "")  # what the command before admitted
+    capsys.readouterr()
+    code = score_main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
 
 
-def test_a_package_is_run_and_scored_by_its_users_word_alone(package, tmp_path):
-    run = ["oodgen.run", "+experiment=theirs", "smoke=true", "device.accelerator=cpu", "runs=runs"]
-    assert "could not find 'experiment/theirs'" in call(package, *run).stderr
-    done = call(package, *run, "plugins=[their_oodgen]")
-    assert done.returncode == 0, done.stderr
+def test_a_package_is_run_and_scored_by_its_users_word_alone(command, capsys, monkeypatch, package, tmp_path):
+    run = ["+experiment=theirs", "smoke=true", "device.accelerator=cpu"]
+    assert "could not find 'experiment/theirs'" in command(*run).error
+    done = command(*run, "plugins=[their_oodgen]")
+    assert done.code == 0, done.err
     (folder,) = (tmp_path / "runs" / "smoke" / "eval" / "theirs").iterdir()
     assert '"their_oodgen": "not installed"' in (folder / "record.json").read_text()
     Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "x.png")
-    score = ["oodgen.score", folder, "x.png", "--false-alarm", "0.5"]
-    refused = call(package, *score)
-    assert refused.returncode == 2 and "the package their_oodgen is not enabled" in refused.stderr
-    assert refused.stderr.count("\n") == 1
-    scored = call(package, *score, "--plugins", "their_oodgen")
-    assert scored.returncode == 0 and "1 image scored by steep" in scored.stdout, scored.stderr
+    words = [folder, "x.png", "--false-alarm", "0.5"]
+    code, _, err = score(capsys, monkeypatch, *words)
+    assert code == 2 and "the package their_oodgen is not enabled" in err and err.count("\n") == 1
+    code, out, err = score(capsys, monkeypatch, *words, "--plugins", "their_oodgen")
+    assert code == 0 and "1 image scored by steep" in out, err
     about = package / "their_oodgen-1.2.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: their-oodgen\nVersion: 1.2\n")
     (about / "entry_points.txt").write_text("[oodgen.plugins]\ntheirs = their_oodgen\n")
-    assert call(package, *score).returncode == 0
+    installed = own_process(package, "oodgen.score", *words)
+    assert installed.returncode == 0 and "1 image scored by steep" in installed.stdout, installed.stderr
+
+
+def own_process(package, *arguments):
+    unset = {name: value for name, value in os.environ.items() if name not in (plugins.VARIABLE, "HYDRA_FULL_ERROR")}
+    found = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", *map(str, arguments)]
+    return subprocess.run(command, env=unset | {"PYTHONPATH": found}, capture_output=True, text=True, timeout=200)
 
 
 def test_a_score_of_other_arguments_is_told_which_are_wanted(package):
     parts = package / "their_oodgen" / "parts.py"
     parts.write_text(PARTS.replace("steep(evidence: Evidence)", "steep(evidence: dict[str, Tensor])"))
-    refused = call(package, "oodgen.run", "+experiment=theirs", "smoke=true", "plugins=[their_oodgen]")
+    refused = own_process(package, "oodgen.run", "+experiment=theirs", "smoke=true", "plugins=[their_oodgen]")
     told = "oodgen: scores.steep=steep: annotate what it is called with as (Mapping[str, Tensor])\n"
     assert (refused.returncode, refused.stderr) == (2, told)
