@@ -1,6 +1,7 @@
 """A package of somebody else's, outside of the repository: run and scored by its user's word, and not without it."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oodgen.config import plugins
+from oodgen.config import plugins, schema
+from oodgen.errors import UserError
 from oodgen.score import main as score_main
 
 PARTS = '''
@@ -71,6 +73,22 @@ model: {_target_: their_oodgen.parts.TheirVAE}
 """,
 }
 
+SCORES = """
+from torch import Tensor
+from oodgen.probes.probe import Evidence
+
+__all__ = ["Steep", "number", "right", "wrong"]
+
+def wrong(evidence: dict[str, Tensor]) -> Tensor: ...
+
+def number(evidence: Evidence) -> float: ...
+
+def right(evidence: Evidence): ...
+
+class Steep:
+    def __call__(self, evidence): ...
+"""
+
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
@@ -131,3 +149,25 @@ def test_a_score_of_other_arguments_is_told_which_are_wanted(package):
     refused = own_process(package, "oodgen.run", "+experiment=theirs", "smoke=true", "plugins=[their_oodgen]")
     told = "oodgen: scores.steep=steep: annotate what it is called with as (Mapping[str, Tensor])\n"
     assert (refused.returncode, refused.stderr) == (2, told)
+
+
+def test_the_reason_is_that_of_what_is_refused(package, monkeypatch):
+    (package / "their_oodgen" / "more.py").write_text(SCORES)
+    monkeypatch.setenv(plugins.VARIABLE, "their_oodgen")
+    for name, flag, why in [
+        ("wrong", False, "=wrong: annotate what it is called with as (Mapping[str, Tensor])"),
+        ("number", True, "=number: expected a function that returns a Tensor, but number returns a number"),
+        ("right", False, " must be a function; add _partial_: true beside _target_=their_oodgen.more.right"),
+        (
+            "Steep",
+            True,
+            "._partial_=true makes a function of Steep, but a function that returns a Tensor is expected; ",
+        ),
+        (
+            "stepe",
+            True,
+            "._target_='their_oodgen.more.stepe' does not exist, or is not public; their_oodgen.more has: ",
+        ),
+    ]:
+        with pytest.raises(UserError, match="^" + re.escape(f"scores.x{why}")):
+            schema.check_part({"_target_": f"their_oodgen.more.{name}", "_partial_": flag}, "scores.x")

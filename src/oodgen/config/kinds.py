@@ -89,7 +89,8 @@ def _describe_type(hint: Any) -> str:
         return "a list"
     if origin is Callable:
         return f"a function that returns {_describe_type(inner[1])}"
-    return "a path" if origin is Path else f"a {getattr(origin, '__name__', origin)}"
+    name = "path" if origin is Path else str(getattr(origin, "__name__", origin))
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
 def represent(value: Any) -> str:

@@ -11,21 +11,35 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError
+from omegaconf.errors import InterpolationResolutionError
+
+from oodgen.runs.locations import config_dir
 
 __all__ = ["one_line"]
 
-RESOLVED = "UserError raised while resolving interpolation: "  # what OmegaConf puts before an error of our resolvers
+RESOLVED = re.compile(r"(\w+) raised while resolving interpolation: ")  # before an error inside a resolver
+PLACE = re.compile(r"full_key: (.+)")
+# What OmegaConf says of an interpolation, and what is said of its place instead.
+INTERPOLATIONS = {
+    r"Missing mandatory value: (\S+)": "{0} is not set; give it as {0}=VALUE",
+    r"Interpolation key '(.+)' not found": "{place} refers to ${{{0}}}, which does not exist; correct it",
+    r"Recursive interpolation": "{place} refers to itself; give it a value",
+    r"\W*Environment variable '(.+)' not found": "{place} needs the environment variable {0}, which is not set; set it",
+    r"Unsupported interpolation type (.+)": "{place} uses ${{{0}:...}}, which does not exist; correct it",
+}
 LAUNCHER = re.compile(r"Unknown plugin class : 'hydra_plugins\.hydra_(\w+)_launcher\.")
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.+)'\n")
 TWICE = re.compile(r"Multiple values for (\S+)\. To override a value use 'override \S+: (.+)'")
+COMPOSING = ("defaults_list", "config_loader_impl")  # Hydra's modules
+MERGING = "Error merging override "
 UNKNOWN = re.compile(r"Could not override '(.+)'\.\nTo append to your config use")
 
 
 def one_line(error: BaseException) -> str:
     """The message of any exception in one line."""
-    if (said := str(error)).startswith(RESOLVED):
-        return said.removeprefix(RESOLVED).splitlines()[0]
+    said = str(error)
+    if isinstance(error, InterpolationResolutionError):
+        return _interpolation(said)
     if launcher := LAUNCHER.match(said):
         return f"hydra/launcher={launcher[1]} is not installed; pip install 'oodgen[cluster]'"
     if isinstance(error, OSError) and error.filename:
@@ -38,6 +52,18 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"could not find {error.missing_cfg_file!r}{_suggestions(name, error.options, f'; {group} may be: ')}"
+    if said.startswith("Config group override must be") and (override := _local(error, "override")):
+        options = sorted(path.stem for path in (config_dir() / override.key_or_group).glob("*.yaml"))
+        return (
+            f"{override.input_line} is not the name of a choice; {override.key_or_group} may be: {', '.join(options)}"
+        )
+    if isinstance(error, ConfigCompositionException) and said.startswith(MERGING):
+        key, _, value = said.removeprefix(MERGING).partition("=")
+        why = _without_line_breaks(error.__cause__ or error).split(" full_key: ")[0]
+        if why == "Cannot merge DictConfig with ListConfig":
+            kind = getattr(error.__cause__, "object_type", None)
+            why = f"{key} is {'a group of options, not a list' if kind is dict else 'a list, not a group of options'}"
+        return f"{key}={value}: {why}"
     if isinstance(error, ConfigCompositionException) and (unknown := UNKNOWN.match(str(error))):
         return _unknown_option(unknown[1], error.__cause__) or _without_line_breaks(error)
     if ambiguous := AMBIGUOUS.match(said):
@@ -49,13 +75,13 @@ def one_line(error: BaseException) -> str:
             f"{key} is already chosen; override it by {key}={value} without +, or in a file by "
             f"`override /{key}: {value}` at the end of its defaults list"
         )
-    if isinstance(error, AssertionError | RecursionError) and (place := _defaults_list(error)):
+    if isinstance(error, AssertionError | RecursionError) and (parent := _local(error, "parent")):
         wrong = "is cyclic" if isinstance(error, RecursionError) else "has a choice after an override"
-        return f"the defaults list of {place} {wrong}; put the configs it builds on first, and every `override` last"
-    if isinstance(error, InterpolationToMissingValueError):
-        missing = str(error).split("Missing mandatory value: ")[-1].split()[0]
-        return f"{missing} is not set; give it as {missing}=VALUE"
-    return _without_line_breaks(error) or type(error).__name__
+        mend = "put the configs it builds on first, and every `override` last"
+        return f"the defaults list of {parent.get_config_path()} {wrong}; {mend}"
+    override = None if isinstance(error, HydraException) else _local(error, "override")
+    where = f"cannot apply {override.input_line}: " if override else ""
+    return where + (_without_line_breaks(error) or type(error).__name__)
 
 
 def _without_line_breaks(error: BaseException) -> str:
@@ -84,11 +110,25 @@ def _as_text(override: str | None) -> str:
     return ""
 
 
-def _defaults_list(error: BaseException) -> str:
-    """The config in whose defaults list Hydra came to nothing without a word of its own; empty if it was elsewhere."""
+def _local(error: BaseException, name: str) -> Any:
+    """A variable of Hydra's composing of the config when the error was raised; None if it was elsewhere."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    ours = [frame.f_locals.get("parent") for frame in frames if frame.f_globals["__name__"].endswith("defaults_list")]
-    return next((str(parent.get_config_path()) for parent in reversed(ours) if parent is not None), "")
+    found = [frame.f_locals.get(name) for frame in frames if frame.f_globals["__name__"].endswith(COMPOSING)]
+    return next((value for value in reversed(found) if value is not None), None)
+
+
+def _interpolation(said: str) -> str:
+    """The message for OmegaConf's error of an interpolation."""
+    line = said.splitlines()[0]
+    while resolved := RESOLVED.match(line):
+        line = line[resolved.end() :]
+        if resolved[1] == "UserError":
+            return line
+    place = PLACE.search(said)
+    for pattern, words in INTERPOLATIONS.items():
+        if found := re.search(pattern, line):
+            return words.format(*found.groups(), place=place and place[1])
+    return f"{place[1]}: {line}" if place else line
 
 
 def _unknown_option(key: str, cause: BaseException | None) -> str:

@@ -78,13 +78,12 @@ def _installed() -> tuple[str, ...]:
 
 
 def _package(name: str) -> list[Path] | None:
-    """The folders of a top-level package, found without importing it; None if there is none."""
+    """The folders of a top-level package, found without importing it; none of a module, None if it is not found."""
     try:
         spec = find_spec(name) if name.isidentifier() else None
     except (ImportError, ValueError):
         spec = None
-    places = None if spec is None else spec.submodule_search_locations
-    return None if places is None else [Path(place) for place in places]
+    return None if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]
 
 
 def _conf_folder(home: Iterable[Path]) -> Path | None:

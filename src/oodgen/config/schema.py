@@ -29,17 +29,23 @@ COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": oper
 BOUNDS = {">=": "at least", ">": "larger than", "<=": "at most", "<": "below", "!=": "other than"}
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Check a complete resolved config.
+def check(config: Mapping[str, Any], complete: bool = True) -> None:
+    """Check a resolved config.
+
+    Arguments:
+        config: The config.
+        complete: Whether it must have all of `RUN`; recorded ones of older versions have not.
 
     Raises:
-        UserError: an option that there is not, a value that an option does not take, or a `_target_` that may not stand
-            where it does; one line that names it by its place.
+        UserError: an option that is missing or that there is not, a value that an option does not take, or a `_target_`
+            that may not stand where it does; one line that names it by its place.
     """
     known = {key: config[key] for key in RUN if key in config}  # in this order: what others take over comes first
     wrong = _missing_option(config) or _group_error("", known | dict(config), RUN)
     member = config["method"].get("member") if isinstance(config.get("method"), dict) else None
     seed = config.get("seed")
+    if wrong is None and complete and (missing := [key for key in RUN if key not in config]):
+        wrong = f"{missing[0]} is missing, which every run has; do not remove it, or choose another"
     if wrong is None and isinstance(member, dict) and (own := member.get("seed", seed)) != seed:
         wrong = f"method.member.seed={own} would have no effect, since members' seeds follow from seed={seed}"
     if wrong is not None:
@@ -93,8 +99,9 @@ def _mend(place: str, value: Any, hint: Any) -> str:
     """The probable correction of a value of the wrong type."""
     if isinstance(value, str) and (near := difflib.get_close_matches(value, literals(hint), n=1)):
         return f"; did you mean {near[0]}?"
-    if isinstance(value, str) and (kinds := [kind for kind in part_types(hint) if isinstance(kind, type)]):
-        return f"; choose it as {targets.group(place) or kinds[0].__name__.lower()}@{place}={value}"
+    if part_types(hint):
+        group = targets.group(place) if isinstance(value, str) else ""
+        return f"; choose it as {group}@{place}={value}" if group else targets.suggestion(place, hint)
     if type(value) in (int, float) and any(base(option) is str for option in options(hint)):
         return f"; Hydra reads it as a number, so write it in quotes, '{value}'"
     if isinstance(value, (int, str)) and any(typing.get_origin(option) is Sequence for option in options(hint)):

@@ -7,6 +7,7 @@ imported name.
 """
 
 import difflib
+import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -15,13 +16,13 @@ from typing import Any
 
 from oodgen.config import plugins, signatures
 from oodgen.config.allowed import OTHERS
-from oodgen.config.kinds import describe, packages, part_types, represent, return_type
+from oodgen.config.kinds import describe, element_type, packages, part_types, represent, return_type
 from oodgen.config.signatures import EMPTY, UNKNOWN, Argument, Function
 from oodgen.errors import UserError
 from oodgen.runs.locations import config_dir
 
 __all__ = ["FLAGS", "Thing", "arguments", "call_arguments", "definition", "group", "is_factory", "refusal"]
-__all__ += ["resolve_target"]
+__all__ += ["resolve_target", "suggestion"]
 
 TARGET_PACKAGES = tuple(f"oodgen.{folder}." for folder in ("models", "methods", "probes", "scores", "data"))
 TARGET = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)  # no private name, so no dunder
@@ -50,7 +51,13 @@ def arguments(thing: Thing) -> Mapping[str, Argument] | None:
     """The arguments that a config may give; None if the source does not determine them."""
     if isinstance(thing, Other):
         return {name: Argument(hint, UNKNOWN) for name, hint in OTHERS[_name(thing.kind)][thing.target].items()}
-    return signatures.arguments(thing)
+    tensors = signatures.resolve_name("torch.Tensor", frozenset())  # which `fit` gives and no config
+    found = signatures.arguments(thing)
+    return found and {
+        name: one
+        for name, one in found.items()
+        if one.default is inspect.Parameter.empty or element_type(one.hint, dict) != tensors
+    }
 
 
 def definition(thing: Thing) -> tuple[str, str]:
@@ -83,21 +90,27 @@ def refusal(place: str, config: Mapping[str, Any], hint: Any, owner: str) -> str
     """
     target, thing = config["_target_"], _find(config["_target_"], hint)
     if thing is None:
-        return f"{place}._target_={represent(target)} {_unknown(target, hint)}"
+        return f"{place}._target_={represent(target)} {_unknown(place, target, hint)}"
     name = definition(thing)[1]
-    if is_factory(config) and _fits(thing, hint, False):
+    if is_factory(config) and _fits(thing, hint, False) is not False:
         flag = next(flag for flag in FLAGS if config.get(flag))
         return f"{place}.{flag}=true makes a function of {name}, but {describe(hint)} is expected; remove it"
-    if not is_factory(config) and _fits(thing, hint, True):
+    if not is_factory(config) and _fits(thing, hint, True) is not False:
         return f"{place} must be a function; add _partial_: true beside _target_={target}"
-    for wanted in part_types(hint) if isinstance(thing, Function) and is_factory(config) else ():
+    for wanted in part_types(hint) if isinstance(thing, Function) else ():
         asked, result = typing.get_args(wanted) if typing.get_origin(wanted) is Callable else (..., None)
         if asked is not ... and _is_kind(thing, result):
             told = re.sub(r"[\w.]+\.", "", ", ".join(map(str, asked)))
             return f"{place}={name}: annotate what it is called with as ({told})"
-    kind = f"{name}, {describe(thing.returns)}," if isinstance(thing, Function) else name
-    mend = f"; choose another, as {' or '.join(near)}" if (near := _choices(place, hint)) else ""
-    return f"{place}={name}: {f'{owner} takes' if owner else 'expected'} {describe(hint)}, which {kind} is not{mend}"
+    why = f"but {name} returns {describe(thing.returns)}" if isinstance(thing, Function) else f"which {name} is not"
+    mend = suggestion(place, hint)
+    return f"{place}={name}: {f'{owner} takes' if owner else 'expected'} {describe(hint)}, {why}{mend}"
+
+
+def suggestion(place: str, hint: Any) -> str:
+    """What may stand at a place that wants a part, to be appended to an error: choices of conf, or classes; or ""."""
+    found = _choices(place, hint) or [f"{place}._target_={name}" for name in list(_others(hint))[:3]]
+    return f"; choose another, as {' or '.join(found)}" if found else ""
 
 
 def group(place: str) -> str:
@@ -193,7 +206,7 @@ def _fully_known(thing: type) -> bool:
     )
 
 
-def _unknown(target: Any, hint: Any) -> str:
+def _unknown(place: str, target: Any, hint: Any) -> str:
     """The reason why a name is not permitted, with alternatives."""
     wanted = describe(hint)
     if names := list(_others(hint)):
@@ -202,13 +215,13 @@ def _unknown(target: Any, hint: Any) -> str:
     if not isinstance(target, str) or not TARGET.fullmatch(target):
         return f"is not the name of a class or function; it wants {wanted}"
     module, _, name = target.rpartition(".")
-    if target.startswith(TARGET_PACKAGES):
+    if target.startswith(TARGET_PACKAGES) or target.partition(".")[0] in packages() - {"oodgen"}:
         known = signatures.public(module, packages())
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
         mend = f"{module} has: {', '.join(near)}" if near else f"it wants {wanted}"
         return f"does not exist, or is not public; {mend}"
     mend = "" if target.startswith("oodgen.") else plugins.refusal(target)
-    return f"is not allowed here; expected {wanted}{mend}"
+    return f"is not allowed here; expected {wanted}{mend or suggestion(place, hint)}"
 
 
 def _choices(place: str, hint: Any) -> list[str]:
@@ -217,5 +230,5 @@ def _choices(place: str, hint: Any) -> list[str]:
     for path in sorted((config_dir() / folder).glob("*.yaml")) if folder else ():
         target = re.search(r"^_target_: *(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
         if target and resolve_target({"_target_": target[1]}, hint) is not None:
-            found.append(f"{folder if folder == 'model' else f'{folder}@{place}'}={path.stem}")
+            found.append(f"{folder if folder == place else f'{folder}@{place}'}={path.stem}")
     return found[:3]

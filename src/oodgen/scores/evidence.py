@@ -86,6 +86,10 @@ class EvidenceDensity(ABC):
 
     columns: Sequence[str]
 
+    def __post_init__(self) -> None:
+        if not self.columns:
+            raise ValueError("columns=[] reads no evidence; give patterns of names, as [bounds/*]")
+
     def fit(self, evidence: Mapping[str, Tensor]) -> FittedDensity:
         """The score with the evidence of held-out inliers (neither training nor test) as its reference.
 
