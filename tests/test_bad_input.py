@@ -16,6 +16,7 @@ from filelock import FileLock
 from PIL import Image
 from safetensors import SafetensorError
 
+from oodgen import run
 from oodgen.evaluation import evaluate
 from oodgen.methods.likelihood import MaximumLikelihood
 from oodgen.report import __main__ as report
@@ -71,11 +72,29 @@ def _parts(root: Path) -> list[Path]:
         (["seed=0,1"], ["-m", "seed=[0,1]"]),
         (["+model=hvae_tiny"], ["model is already chosen", " model=hvae_tiny "]),
         (["plugins=["], ["plugins=[ is not of the form"]),
-        (["name=../../../escape"], ["oodgen: name='../../../escape' must be a single name"]),
-        (["name=.."], ["oodgen: name='..' must be a single name"]),
-        (["name=''"], ["oodgen: name='' must be a single name"]),
+        (["name=../../../escape"], ["oodgen: name='../../../escape' is not a single name"]),
+        (["name=.."], ["oodgen: name='..' is not a single name"]),
+        (["name=''"], ["oodgen: name='' is not a single name"]),
         (["+scores={../x:{_target_:oodgen.scores.ratio.llr_ada,_partial_:true}}"], ["one of scores='../x'"]),
         (["+data.out={../x:{_target_:oodgen.data.mnist.mnist}}"], ["one of data.out='../x'"]),
+        (["model=null"], ["model=null is not the name of a choice; model may be: biva_grey,"]),
+        (["method=7"], ["method=7 is not the name of a choice; method may be: binary_cross_entropy,"]),
+        (["probes=[1]"], ["probes=[1]: probes is a group of options, not a list"]),
+        (["notes={a:1}"], ["notes={a:1}: notes is a list, not a group of options"]),
+        (["notes.x=1"], ["cannot apply notes.x=1: "]),
+        (["hydra.mode=nope"], ["hydra.mode=nope: Invalid value 'nope', expected one of [RUN, MULTIRUN]"]),
+        (["model._target_=os.system"], ["expected a Module; choose another, as model=biva_grey or model=biva_natural"]),
+        (
+            ["method.optimizer=adam"],
+            ["returns an Optimizer; choose another, as method.optimizer._target_=torch.optim."],
+        ),
+        (["data.inlier=null"], ["is not a Dataset; choose another, as dataset@data.inlier=celeba or"]),
+        (["~callbacks"], ["callbacks is missing"]),
+        (["notes=['${nope}']"], ["notes[0] refers to ${nope}, which does not exist"]),
+        (["seed=${seed}"], ["seed refers to itself"]),
+        (["paper=${nope:x}"], ["paper uses ${nope:...}, which does not exist"]),
+        (["name=${oc.env:OODGEN_NOPE}"], ["name needs the environment variable OODGEN_NOPE, which is not set"]),
+        (["+scores.x={_target_:oodgen.scores.evidence.Neighbours,columns:[]}"], ["config scores.x: columns=[] reads"]),
         (["model=hvae_natural_small"], ["[3, 32, 32]", "photos has [1, 28, 28]"]),
         (["scores.kl_3.layer=9"], ["kl_3", "bounds/"]),
         (["+scores.x={_target_:oodgen.scores.ratio.llr,_partial_:true}"], ["scores.x", "missing", "'k'"]),
@@ -87,6 +106,18 @@ def test_a_wrong_word_is_named(command, tmp_path, arguments, words):
     assert ended.code == 2, ended.err
     assert all(word in ended.error for word in words), ended.error
     assert [path.name for path in tmp_path.iterdir()] in ([], ["runs"])
+
+
+@pytest.mark.parametrize("words", [["seed=abc"], ["name=.."], ["logger=csv", "logger.csv.name=7"]])
+def test_a_refused_run_leaves_nothing(command, tmp_path, words):
+    assert command("+experiment=quickstart", *words).code == 2
+    assert not list(tmp_path.rglob("eval"))
+
+
+@pytest.mark.parametrize(("word", "code"), [("--help", 0), ("--cfg=job", 0), ("--package=nope", 2)])
+def test_a_look_at_the_options_makes_no_folder(command, monkeypatch, word, code):
+    monkeypatch.setattr(run, "TemporaryDirectory", None)  # a closed pipe ends the process, and would leave one
+    assert command("+experiment=quickstart", "--cfg=job", word).code == code
 
 
 PATHS = ["/data/run=3", "/data/good (1)", "/data/lot#7", "/data/lot [2]", "/data/O'Brien", "/data/照片", "~/images"]
@@ -256,6 +287,7 @@ def test_spoilt_data_is_named_before_training(command, tiny, tmp_path, kind, fil
     assert not list((tmp_path / "runs").rglob("last.ckpt"))
 
 
+NEIGHBOURS = "{_target_: oodgen.scores.evidence.Neighbours, columns: [nothing*]}"
 STATISTIC = "{_target_: oodgen.scores.likelihood.statistic, _partial_: true, name: nope}"
 
 
@@ -265,6 +297,14 @@ STATISTIC = "{_target_: oodgen.scores.likelihood.statistic, _partial_: true, nam
         (["score@scores=hierarchy5"], ["score l_3 (l>3)", "level k=3 of 0..2"]),
         ([f"+scores.x={STATISTIC}"], ["score x ", "'image/nope'", "bounds/kl"]),
         ([f"+means.x={STATISTIC}"], ["score x ", "'image/nope'", "bounds/kl"]),
+        ([f"+scores.x={NEIGHBOURS}"], ["score x needs 'nothing*', which no probe provides", "bounds/kl"]),
+        (["objective.metric=loss"], ["objective.metric=loss is not in the results; available: nats", "information"]),
+        (
+            ["objective.score=z4", "objective.set=kmnist"],
+            ["objective.score=z4 is not in the results", ", z1, z2, z3"],
+        ),
+        (["objective.set=nope"], ["objective.set=nope is not in the results; available: mnist, kmnist, hflip"]),
+        (["objective.set=kmnist"], ["objective.score is not set; choose one of: l_0 (l>0)"]),
     ],
 )
 def test_a_score_that_cannot_be_told_is_refused_before_training(command, tiny, tmp_path, options, words):

@@ -11,9 +11,12 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
+from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 
-from oodgen import run
+from oodgen import experiment, run
+from oodgen.errors import UserError
+from oodgen.runs.locations import config_dir
 from oodgen.training import device
 
 FAST = ["smoke=true", "model=hvae_tiny", "+experiment=quickstart", "device.accelerator=cpu"]
@@ -45,6 +48,17 @@ def test_a_failed_cell_is_named_and_the_others_finish(command, tmp_path, monkeyp
     assert (again.code, again.err.count("found finished"), again.err.count("scored")) == (2, 2, 0)
     assert _trained(tmp_path / "runs") == trained
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+
+
+def test_a_cell_without_a_name_is_recorded_and_the_others_run(command, tmp_path):
+    ended = command("-m", *FAST, *FEW, "name=..,${nope},ok")
+    assert ended.code == 2 and "2 of 3 cells failed: name=..; name=$" in ended.error
+    refused = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("runs/sweeps/*/refused/*/state.json"))]
+    assert [state["why"] for state in refused] == [
+        "name='..' is not a single name or a whole number",
+        "name refers to ${nope}, which does not exist; correct it",
+    ]
+    assert _states(tmp_path / "runs") == ["done"]
 
 
 def test_cells_of_one_training_share_it(command, tmp_path):
@@ -100,6 +114,15 @@ def test_optuna_takes_three_trials_and_goes_on_after_a_failed_one(command, tmp_p
     assert best["best_params"]["method.optimizer.lr"] > 0 and 0 <= best["best_value"] <= 1
     ended = command(*grid, "hydra.sweeper.n_trials=1", "method.optimizer.lr=choice(0.001,0.001)")
     assert ended.code == 2 and "no validation bound" in ended.err, "two steps reach no validation"
+
+
+def test_a_sweeper_learns_before_the_training_that_a_critic_has_no_bound(tmp_path):
+    words = ["+experiment=cifar10_wgan", "smoke=true", "device.accelerator=cpu", f"runs={tmp_path}"]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("run", words)
+    with pytest.raises(UserError, match="no validation bound to return to the sweeper; select a result with objective"):
+        experiment.run(config, tmp_path / "eval", optimised=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["eval"]
 
 
 @pytest.mark.parametrize("look", ["--cfg job --package data.auxiliary", "--help"])

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -38,13 +37,14 @@ __all__ = ["run"]
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> None:
+def run(config: DictConfig, folder: Path, overrides: Sequence[str] = (), optimised: bool = False) -> None:
     """Train (or reuse a training), evaluate and report one run.
 
     Arguments:
         config: The composed config.
         folder: The evaluation's directory.
         overrides: Those of the command, by which reports distinguish runs of one experiment.
+        optimised: Whether a sweeper uses the objective.
 
     Raises:
         UserError: anything the user can fix; it is also recorded in state.json of both directories.
@@ -53,7 +53,7 @@ def run(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> None
         components = build_components(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(components.config)))
         try:
-            _run(components, folder, overrides)
+            _run(components, folder, overrides, optimised)
         except SafetensorError as error:  # raised if the disk is full
             raise UserError(f"cannot write evidence: {error}; free some space and repeat the command") from error
         except torch.OutOfMemoryError as error:
@@ -63,7 +63,7 @@ def run(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> None
             ) from error
 
 
-def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None:
+def _run(components: Components, folder: Path, overrides: Sequence[str], optimised: bool) -> None:
     config, data, method, device = components.config, components.data, components.method, components.device
     loggers.check_installed(config["logger"])
     views = [build(logger, f"logger.{name}") for name, logger in config["logger"].items()]
@@ -73,12 +73,15 @@ def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None
     sets = data.test_sets()  # first, so that a missing set is reported before the training
     attack.check_attackable(method.model, data.attacks)
     run_key = (config["name"], fingerprint, config["seed"])
-    _check_objective(components, run_key, [*sets, *data.attacks])
+    selected = objective.is_set(config["objective"])
+    assembled = config["method"].get("inputs") or getattr(method, "apart", False)
+    if optimised and not selected and (assembled or f"val/{method.monitor}" not in objective.STATED):
+        raise UserError(objective.NO_BOUND)
     data.setup()
     if config["checkpoint"] not in ("last", "best", *(f"epoch{n}" for n in config["snapshots"])):
         find_checkpoint(train_dir, config["checkpoint"])  # raises before a training that would not write it
-    if not config["smoke"] and (config["retrain"] or record.read_state(train_dir)["state"] != "done"):
-        rehearse(components)
+    if selected or (not config["smoke"] and (config["retrain"] or record.read_state(train_dir)["state"] != "done")):
+        rehearse(components, [*sets, *data.attacks])
     for name, why in data.skipped.items():
         log.warning("skipped %s: %s", name, why)
     with loggers.session(views, config):
@@ -125,16 +128,6 @@ def _run(components: Components, folder: Path, overrides: Sequence[str]) -> None
         _write_record(components, folder, train_dir, sets, cost | {"seconds": seconds}, notices)
         page.write(folder)
         loggers.log_results(views, folder)
-
-
-def _check_objective(components: Components, run_key: tuple[str, str, int], sets: Sequence[str]) -> None:
-    """Raise UserError for an objective that the evaluation cannot have, as far as known before the training."""
-    wanted = components.config["objective"]
-    if wanted["score"] is not None and not re.fullmatch(r"class|z\d+", str(wanted["score"])):
-        scores, means = (dict.fromkeys(names, np.arange(2.0)) for names in (components.scores, components.means))
-        oracle = components.config["oracle"]
-        rows = evaluate.result_rows(run_key, dict.fromkeys(sets, scores), 1, oracle, dict.fromkeys(sets, means))
-        objective.choose(rows, wanted)
 
 
 def _train(components: Components, folder: Path, views: Sequence[Any]) -> dict[str, Any]:

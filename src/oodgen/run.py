@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, NoReturn
@@ -31,6 +31,7 @@ from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import oodgen
 from oodgen.config import composing, messages, plugins, schema
@@ -60,13 +61,21 @@ class Cell(NamedTuple):
     why: str | None
 
 
-def _folder(absolute: bool = False, *, _root_: DictConfig) -> str:
+def _folder(cell: bool = False, *, _root_: DictConfig) -> str:
+    """The folder of a run, checked first so that a refused one leaves none; of a refused cell one below the sweep's."""
     # without loggers, which may interpolate the folder
     parts = {key: _root_._get_node(key) for key in _root_ if key not in ("hydra", "logger")}
-    resolved = OmegaConf.to_container(OmegaConf.create(parts), resolve=True)
-    folder = record.evaluation_folder(resolved)  # type: ignore[arg-type]
+    try:
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(parts), resolve=True)
+        if not cell:
+            schema.check({"logger": {}} | resolved)
+        folder = record.evaluation_folder(resolved)
+    except Exception:
+        if not cell:
+            raise
+        folder = f"{_root_.hydra.sweep.dir}/refused/{_root_.hydra.job.num}"  # where `_check` records why
     # a worker of a cluster may start in a folder of its own
-    return str(Path(_root_.hydra.runtime.cwd, folder)) if absolute else folder
+    return str(Path(_root_.hydra.runtime.cwd, folder)) if cell else folder
 
 
 def _gpus(most: int | None = None) -> int:
@@ -128,6 +137,7 @@ for name, launcher in OmegaConf.load(config_dir() / "launchers.yaml").items():
 def _job(config: DictConfig) -> float | None:
     logging.raiseExceptions = False  # report a full disk once, not at each line of log.txt
     hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
     result, why = None, None
     try:
         if hydra_config.runtime.choices["hydra/launcher"] == "joblib":
@@ -139,8 +149,9 @@ def _job(config: DictConfig) -> float | None:
                 f"plugins={unsaid} is set in a config file; plug-ins can be enabled on the command line only"
             )
         _check(config, hydra_config)
-        _cell(config, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
-        result = _objective(config, hydra_config)
+        basic = hydra_config.mode == RunMode.RUN or hydra_config.sweeper._target_.endswith(".BasicSweeper")
+        _cell(config, folder, list(hydra_config.overrides.task), not basic)
+        result = _objective(config, folder, not basic)
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
@@ -149,9 +160,11 @@ def _job(config: DictConfig) -> float | None:
         result = -math.inf if "maximize" in str(hydra_config.sweeper.get("direction", "")) else math.inf
         if not isinstance(error, UserError):
             file_log.exception("unexpected error")
-            traceback = Path(hydra_config.runtime.output_dir) / "log.txt"
-            why = f"{type(error).__name__}: {messages.one_line(error)} (the traceback is in {traceback})"
-        file_log.error("%s", why)
+            why = f"{type(error).__name__}: {messages.one_line(error)} (the traceback is in {folder / 'log.txt'})"
+        if any(folder.iterdir()):
+            file_log.error("%s", why)
+        else:  # refused before anything was done
+            _remove_empty(folder)
         if hydra_config.mode == RunMode.MULTIRUN:
             log.error("failed: %s", why)
     cells = Path(os.environ.get(CELLS, ""))
@@ -167,21 +180,23 @@ def _job(config: DictConfig) -> float | None:
 def _check(config: DictConfig, hydra_config: HydraConf) -> None:
     """Check every option before anything is done; a cell of a grid that is refused is recorded."""
     try:
-        schema.check(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-    except UserError:
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
+        schema.check(resolved)
+        record.evaluation_folder(resolved)
+    except (UserError, OmegaConfBaseException) as error:
+        refused = UserError(messages.one_line(error))
         if hydra_config.mode != RunMode.MULTIRUN:
-            raise
+            raise refused from error
         with record.recorded_state(Path(hydra_config.runtime.output_dir)):
-            raise
+            raise refused from error
 
 
-def _objective(config: DictConfig, hydra_config: HydraConf) -> float | None:
+def _objective(config: DictConfig, folder: Path, optimised: bool) -> float | None:
     """The objective of a finished run; None if there is no such number and no sweeper uses it."""
     try:
-        return objective.value(Path(hydra_config.runtime.output_dir), config.objective, config.checkpoint)
+        return objective.value(folder, config.objective, config.checkpoint)
     except UserError:
-        basic = hydra_config.mode == RunMode.RUN or hydra_config.sweeper._target_.endswith(".BasicSweeper")
-        if not basic or any(part is not None for part in config.objective.values()):
+        if optimised or objective.is_set(config.objective):
             raise
         return None
 
@@ -195,12 +210,12 @@ def _end_with_command() -> None:
             os._exit(1)
 
 
-def _cell(config: DictConfig, folder: Path, overrides: list[str]) -> None:
+def _cell(config: DictConfig, folder: Path, overrides: list[str], optimised: bool) -> None:
     summary = None if config.retrain else _finished(folder)
     if summary is None:
         from oodgen import experiment
 
-        experiment.run(config, folder, overrides)
+        experiment.run(config, folder, overrides, optimised)
         summary = _summary(folder)
     elif config.logger:
         log.warning("a finished evaluation is not logged again; delete %s to evaluate and log it", folder)
@@ -241,7 +256,9 @@ def main() -> None:
     if "--version" in given:
         print(f"oodgen {oodgen.__version__} (Hydra {hydra.__version__})")
         return
-    if hasattr(signal, "SIGPIPE") and {"-h", "--help", "-c", "--cfg", "-i", "--info"} & set(given):
+    flags = {word.partition("=")[0] for word in given}
+    looks = not given or {"-h", "--help", "-c", "--cfg", "-i", "--info"} & flags
+    if hasattr(signal, "SIGPIPE") and looks:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` closes the pipe early, which is no error
     sweeps = [argument for argument in sys.argv if argument.startswith("+sweep=")]
     if sweeps and ("," in sweeps[0] or any(argument.startswith("+experiment=") for argument in sys.argv)):
@@ -255,7 +272,7 @@ def main() -> None:
     os.environ[TRACEBACK] = "1" if with_traceback else ""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints a shortened traceback and exits with 1
     signal.signal(signal.SIGTERM, _terminated)
-    with TemporaryDirectory(prefix="oodgen-") as folder:
+    with nullcontext("") if looks else TemporaryDirectory(prefix="oodgen-") as folder:
         os.environ |= {CELLS: folder, COMMAND: str(os.getpid()), SWEEP: ""}
         try:
             _admit(given)
@@ -270,14 +287,14 @@ def main() -> None:
         except SystemExit as error:
             if error.code == 128 + signal.SIGTERM:
                 _stop("stopped by SIGTERM; repeat the command to resume", error.code)
-            raise
+            sys.exit(2 if error.code == 1 else error.code)  # 1 is Hydra's, after an error that it printed
         except Exception as error:
             if with_traceback:
                 raise
-            if not any(Path(folder).iterdir()):
+            if looks or not any(Path(folder).iterdir()):
                 _forget_sweep()
             _stop(messages.one_line(error), 2)
-        cells = [Cell(*json.loads(path.read_text())) for path in sorted(Path(folder).iterdir())]
+        cells = [Cell(*json.loads(path.read_text())) for path in (sorted(Path(folder).iterdir()) if folder else ())]
     failed = [cell for cell in cells if cell.why is not None]
     if failed and len(cells) == 1:
         _stop(str(failed[0].why), 2)
@@ -291,9 +308,13 @@ def _forget_sweep() -> None:
     """Take away what Hydra noted of a grid before it saw that no cell of it can be composed."""
     if not os.environ[SWEEP]:
         return
-    folder = Path(os.environ[SWEEP])
-    (folder / "multirun.yaml").unlink(missing_ok=True)
-    with suppress(OSError):  # others' sweeps stay
+    (Path(os.environ[SWEEP]) / "multirun.yaml").unlink(missing_ok=True)
+    _remove_empty(Path(os.environ[SWEEP]))
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove an empty folder, and the two above it if they are empty then."""
+    with suppress(OSError):
         for empty in (folder, folder.parent, folder.parent.parent):
             empty.rmdir()
 

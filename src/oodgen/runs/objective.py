@@ -10,10 +10,19 @@ from oodgen.errors import UserError
 from oodgen.runs import locations, record, results
 from oodgen.runs.labels import key_and_label, label
 
-__all__ = ["choose", "value"]
+__all__ = ["NO_BOUND", "STATED", "choose", "is_set", "value"]
 
 PARTS = {"score": "score", "set": "out", "metric": "metric"}  # key of the option -> column of results.csv
 STATED = ("val/bound", "val/log_py")  # validation metrics in nats, larger = better
+NO_BOUND = (
+    "the training has no validation bound to return to the sweeper; select a result with objective.score, "
+    "objective.set and objective.metric"
+)
+
+
+def is_set(objective: Mapping[str, Any]) -> bool:
+    """Whether the option selects a number of results.csv, and not the default."""
+    return any(part is not None for part in objective.values())
 
 
 def value(folder: Path, objective: Mapping[str, Any], checkpoint: str) -> float:
@@ -27,7 +36,7 @@ def value(folder: Path, objective: Mapping[str, Any], checkpoint: str) -> float:
     Raises:
         UserError: there is no such number, or there are several.
     """
-    if any(part is not None for part in objective.values()):
+    if is_set(objective):
         return choose(results.read(folder / "results.csv"), objective)
     train = locations.training_folder(folder, record.read_json(folder / "record.json"))
     path = None if train is None else train / "metrics.csv"
@@ -37,10 +46,7 @@ def value(folder: Path, objective: Mapping[str, Any], checkpoint: str) -> float:
         for name in STATED:
             if bounds := [bound for row in rows if math.isfinite(bound := float(row.get(name) or "nan"))]:
                 return -(max(bounds) if checkpoint == "best" else bounds[-1])
-    raise UserError(
-        "the training has no validation bound to return to the sweeper; select a result with "
-        "objective.score, objective.set and objective.metric"
-    )
+    raise UserError(NO_BOUND)
 
 
 def choose(rows: Iterable[results.Row], objective: Mapping[str, Any]) -> float:
