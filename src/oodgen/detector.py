@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from oodgen.config.instantiate import build, build_model
-from oodgen.config.stored import read_run
+from oodgen.config.stored import StoredRun, read_run
 from oodgen.data.images import decode
 from oodgen.data.preprocess import preprocess
 from oodgen.errors import UserError
@@ -75,7 +75,17 @@ class Detector:
         Raises:
             UserError: there is no such run or score, it is not finished, or a file of it is missing or damaged.
         """
-        folder, training, config = read_run(Path(run))
+        try:
+            return cls._load(read_run(Path(run)), score, device)
+        except UserError:
+            raise
+        except Exception as error:  # a run may be damaged, or a stranger's, in ways that no check foresees
+            why = next(iter(str(error).splitlines()), "")
+            raise UserError(f"{run} cannot be loaded ({type(error).__name__}: {why}); evaluate it again") from error
+
+    @classmethod
+    def _load(cls, run: StoredRun, score: str | None, device: str) -> "Detector":
+        folder, training, config = run
         kept = calibration.read(folder)
         name = label(score) if score else default_score(config["scores"])
         if name not in config["scores"]:
@@ -90,6 +100,11 @@ class Detector:
         where = Device(device, config["device"]["precision"], config["device"]["channels_last"]).resolved()  # type: ignore[arg-type]
         model = build_model(config)
         load_weights(model, find_checkpoint(training, config["checkpoint"]))
+        shape, grey, size, _ = kept.conversion
+        if len(shape) == 3:
+            shape = (1 if grey else shape[0], *(size or shape[1:]))
+        if shape != tuple(model.shape):  # type: ignore[arg-type]
+            raise UserError(f"{folder} makes examples of {shape}, not of {tuple(model.shape)}; evaluate this run again")  # type: ignore[arg-type]
         if calibration.weights_digest(model) != kept.weights:
             raise UserError(
                 f"the model of {folder} was trained again after its calibration; "

@@ -113,3 +113,22 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(runs, tmp_path):
     (runs["BPVAE"] / "reconstructions.npz").write_bytes(b"PK cut")
     with pytest.raises(UserError, match=r"cannot read .*BPVAE.reconstructions\.npz"):
         reconstructions.side_by_side(runs)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ({"digits": np.zeros((2, 0, 1, 8, 8), np.uint8)}, "no pictures"),
+        ({"digits": np.zeros((2, 5, 0, 8, 8), np.uint8)}, "no pictures"),
+        ({"digits": np.zeros((2, 1, 1, 1, 200_000), np.uint8)}, "no pictures"),
+        ({"digits": np.full((2, 5, 1, 8, 8), np.nan)}, "no pictures"),
+        ({"digits": np.full((2, 5, 1, 8, 8), "a")}, "no pictures"),
+        ({f"set{i}": np.zeros((2, 1, 1, 1, 1), np.uint8) for i in range(201)}, "more than 200 sets"),
+        ({"digits": np.zeros((2, 2**15, 1, 64, 64), np.uint8)}, "268,435,456 bytes"),  # 263 kB of a file
+    ],
+)
+def test_pictures_of_a_stranger_are_pictures_and_few(runs, made, words):
+    np.savez_compressed(runs["VAE"] / "reconstructions.npz", **made)
+    with pytest.raises(UserError, match=words) as found:
+        reconstructions.side_by_side(runs)
+    assert "\n" not in str(found.value)

@@ -366,3 +366,42 @@ def test_the_report_needs_neither_torch_nor_matplotlib():
     code = "import sys, oodgen.report; print({'torch', 'matplotlib', 'lightning'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("seed", "x", "has no valid seed"),
+        ("seed", {}, "has no valid seed"),
+        ("method", None, "has no valid method"),
+        ("paper", [1], "has no valid paper"),
+        ("paper", "../../outside", "the paper of "),
+        ("overrides", 5, "has no valid overrides"),
+        ("warnings", [1], "has no valid warnings"),
+        ("provenance", "x", "has no valid provenance"),
+        ("score_seconds", [[{}]], "has no valid score_seconds"),
+    ],
+)
+def test_a_record_of_another_form_is_one_line(tmp_path, capsys, key, value, words):
+    make(tmp_path, **{key: value})
+    make(tmp_path, name="bbbbbb", seed=1)
+    assert report.main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("oodgen: ") and error.count("\n") == 1
+
+
+def test_numbers_that_are_none_are_not_told(tmp_path, capsys):
+    about = {"provenance": {"seconds": {"train": "x"}}, "model": {"parameters": [1]}, "training": {"epochs": "x"}}
+    make(tmp_path, **about, score_seconds={"l>0": "x"})
+    folder = make(tmp_path, name="bbbbbb", state="diverged", config="x: 1")
+    (folder / "config.yaml").write_text("seed: x\nname: [1]")
+    assert report.main([str(tmp_path)]) == 0, capsys.readouterr().err
+
+
+def test_a_report_follows_no_link_out_of_the_runs(tmp_path, capsys):
+    (tmp_path / "outside").mkdir()
+    make(tmp_path / "runs")
+    (tmp_path / "runs" / "report").symlink_to(tmp_path / "outside")
+    assert report.main([str(tmp_path / "runs")]) == 2
+    assert "report is a link; give the folder of the report with --out" in capsys.readouterr().err
+    assert not list((tmp_path / "outside").iterdir())

@@ -36,7 +36,7 @@ def test_yaml_that_is_no_plain_data_is_one_line(tmp_path, text, why):
         ("[" * 10**5, "more than 40 levels deep"),
         ("[" * 41 + "]" * 41, "more than 40 levels deep"),
         (" " * 2**19, "more than 262,144 bytes"),
-        ("9" * 5000, "limit"),
+        ("9" * 5000, "a number of 5,000 digits"),
         ("{", "Expecting"),
     ],
 )

@@ -132,7 +132,7 @@ def test_state_says_why(tmp_path, error, state):
     assert record.read_state(tmp_path) == state
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"state": "done"}', "null"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"state": "done"}', '{"state": [], "why": null}', "null"])
 def test_a_damaged_state_is_named(tmp_path, text):
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(UserError, match=r"state\.json is damaged; delete it"):
@@ -157,6 +157,22 @@ def test_a_held_directory_is_refused_or_waited_for(tmp_path, capsys):
     other.join()
     with record.locked(tmp_path, wait=False):
         assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.csv", "."])
+def test_a_link_in_a_run_is_not_followed(tmp_path, name):
+    """`retrain=true` would delete what is behind it, and a curve would be appended to it."""
+    (tmp_path / "outside").mkdir()
+    folder = tmp_path / "run"
+    if name != ".":
+        folder.mkdir()
+    (folder / name).symlink_to(tmp_path / "outside")
+    with (
+        pytest.raises(UserError, match="is a link, so that a run would write or delete elsewhere"),
+        record.locked(folder, wait=False),
+    ):
+        pass
+    assert not list((tmp_path / "outside").iterdir())
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn, uint8
+from torch import bool as boolean
 
 from oodgen.data.rows import Scaling
 from oodgen.errors import UserError
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from oodgen.data.module import OODDataModule  # Lightning, which a detector does without
 
 __all__ = ["Calibration", "Conversion", "calibrate", "read", "weights_digest"]
+
+LARGEST = 2**26  # numbers of an example
 
 
 class Conversion(NamedTuple):
@@ -104,18 +108,33 @@ def read(folder: Path) -> Calibration:
         shape, grey, size, *rest = about["conversion"]  # calibrations older than `scaling` hold three of them
         scaling = Scaling(*rest[0]) if rest and rest[0] else None
         conversion = Conversion(tuple(shape), grey, None if size is None else (size[0], size[1]), scaling)
+        _check_conversion(conversion)
         validation, calibration = (
             {name.removeprefix(f"{part}/"): value for name, value in evidence.items() if name.startswith(f"{part}/")}
             for part in ("validation", "calibration")
         )
+        for part in (validation, calibration):
+            counts = {tuple(value.shape[-1:]) if value.dtype != boolean else () for value in part.values()}
+            if len(counts) > 1 or counts & {(), (0,)}:
+                raise ValueError("its evidence is not numbers of each example")
         fitted: dict[str, dict[str, Tensor]] = {}
         for name, value in evidence.items():
             if name.startswith("fitted/"):
                 _, probe, item = name.split("/")
                 fitted.setdefault(probe, {})[item] = value
         return Calibration(validation, calibration, conversion, about["inlier"], about["weights"], fitted)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); {again}") from error
+
+
+def _check_conversion(conversion: Conversion) -> None:
+    """Raise ValueError for a conversion that no run has, or to images too large to be held."""
+    shape, scaling, sizes = conversion.shape, conversion.scaling, (*conversion.shape, *(conversion.size or ()))
+    plain = all(type(n) is int and 0 < n <= LARGEST for n in sizes) and type(conversion.grey) is bool
+    if not plain or len(shape) not in (1, 3) or math.prod(shape) > LARGEST:
+        raise ValueError("its conversion is not that of a run")
+    if scaling is not None and not {len(part) for part in scaling} == {len(scaling.shift)} == {math.prod(shape)}:
+        raise ValueError("its scaling is not that of rows")
 
 
 def weights_digest(model: nn.Module) -> str:

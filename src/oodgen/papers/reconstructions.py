@@ -30,8 +30,8 @@ def labels(folders: Sequence[Path]) -> dict[str, Path]:
             what = "is not a finished run" if folder.is_dir() else "does not exist"
             raise UserError(f"{folder} {what}; give the folder of an evaluation, runs/eval/<name>/<hash>")
     facts = {folder: record.read_json(folder / "record.json") for folder in folders}
-    names = {folder: str(about.get("experiment", folder.parent.name)) for folder, about in facts.items()}
-    seeds = {folder: f"{name} seed {facts[folder].get('seed')}" for folder, name in names.items()}
+    names = {folder: str(about.get("experiment", folder.parent.name))[:100] for folder, about in facts.items()}
+    seeds = {folder: f"{name} seed {str(facts[folder].get('seed'))[:20]}" for folder, name in names.items()}
     hashes = {folder: f"{seed} {folder.resolve().name}" for folder, seed in seeds.items()}
     labels = next(by for by in (names, seeds, hashes) if len(set(by.values())) == len(folders) or by is hashes)
     return {label: folder for folder, label in labels.items()}

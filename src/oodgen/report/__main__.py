@@ -242,6 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     out = options.out or options.runs / "report"
     try:
+        if options.out is None and out.is_symlink():
+            raise UserError(f"{out} is a link; give the folder of the report with --out FOLDER")
         print(write(options.runs, out, options.paper))
         if options.keep is not None:
             runs, unfinished = grouping.find_runs(options.runs)

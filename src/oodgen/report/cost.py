@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from oodgen.report.tables import Cell, Entry
 
-__all__ = ["HEAD", "Cost", "duration", "entries", "of_records"]
+__all__ = ["HEAD", "Cost", "duration", "entries", "number", "of_records"]
 
 HEAD = ("seeds", "epochs", "steps", "training", "scoring", "parameters")
 
@@ -36,8 +36,8 @@ def of_records(records: Iterable[Mapping[str, Any]]) -> Cost:
     found = list(records)
 
     def mean(*path: str) -> float:
-        values = [_at(record, path) for record in found]
-        return statistics.fmean(values) if values and None not in values else math.nan
+        values = [number(record, *path) for record in found]
+        return statistics.fmean(values) if values else math.nan
 
     scores = {name for record in found for name in record.get("score_seconds") or {}}
     hardware = dict.fromkeys(str((record.get("provenance") or {}).get("hardware") or "") for record in found)
@@ -51,10 +51,11 @@ def of_records(records: Iterable[Mapping[str, Any]]) -> Cost:
     )
 
 
-def _at(record: Any, path: Iterable[str]) -> Any:
+def number(record: Any, *path: str) -> float:
+    """A number of a record, nan if there is none."""
     for key in path:
         record = record.get(key) if isinstance(record, Mapping) else None
-    return record
+    return float(record) if isinstance(record, (int, float)) and abs(record) < 1e300 else math.nan
 
 
 def entries(cost: Cost, cells: Sequence[Cell]) -> tuple[Entry, ...]:

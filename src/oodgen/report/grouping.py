@@ -12,6 +12,7 @@ from oodgen.report import tables
 from oodgen.report.overrides import requested_overrides
 from oodgen.runs import locations, record, results
 from oodgen.runs.documents import load_yaml
+from oodgen.runs.files import check_name
 
 __all__ = [
     "Experiment",
@@ -35,6 +36,12 @@ MACHINE = ("device.accelerator", "device.channels_last", "device.compile")
 # Parts that some runs of one experiment may lack: sets, probes and scores that later versions added to it.
 ADDED = ("data.out.", "probes.", "scores.")
 UNSET = "unset"
+# The types of what a report reads of record.json, which may be a stranger's; lists are of text.
+KINDS: dict[str, Any] = {
+    **{"experiment": str | int, "seed": int, "method": str, "paper": str | None},
+    **dict.fromkeys(("overrides", "warnings"), list | None),
+    **dict.fromkeys(("provenance", "training", "model", "score_seconds"), dict | None),
+}
 # Scores that use L^{>k} for k > 0.
 RATIOS = re.compile(r"oodgen\.scores\.ratio\.(llr.*|DeviatingLevel)")
 
@@ -67,7 +74,8 @@ class Unfinished(NamedTuple):
         names = {"experiment": "name", "method": "paper_method", "paper": "paper"}
         values = {name: self.config.get(key, "") for name, key in names.items()}
         facts: dict[str, Any] = {name: None if value == "None" else value for name, value in values.items()}
-        return Run(self.folder, facts | {"seed": int(self.config.get("seed", 0))}, self.config, [])
+        seed = self.config.get("seed", "")
+        return Run(self.folder, facts | {"seed": int(seed) if re.fullmatch(r"\d{1,18}", seed) else 0}, self.config, [])
 
 
 class Experiment(NamedTuple):
@@ -112,11 +120,11 @@ def find_runs(root: Path) -> tuple[list[Run], list[Unfinished]]:
     for path in sorted((root / "eval" if (root / "eval").is_dir() else root).rglob("state.json")):
         if _is_training(path.parent) or not any((path.parent / n).exists() for n in ("record.json", "config.yaml")):
             continue
-        state = record.read_json(path)
-        if state.get("state") == "done":
+        state = record.read_state(path.parent)
+        if state["state"] == "done":
             runs.append(_run(path.parent))
         else:
-            about = (state.get("state", "without a state"), state.get("why") or "", read_config(path.parent))
+            about = (state["state"], state["why"] or "", read_config(path.parent))
             unfinished.append(Unfinished(path.parent, *about))
     if not runs:
         others = f" ({count_states(unfinished)})" if unfinished else ""
@@ -140,8 +148,12 @@ def _is_training(folder: Path) -> bool:
 
 def _run(folder: Path) -> Run:
     facts = record.read_json(folder / "record.json")
-    if not {"experiment", "seed", "method"} <= facts.keys():
-        raise UserError(f"{folder / 'record.json'} lacks experiment, seed or method; evaluate this run again")
+    for key, kind in KINDS.items():
+        value = facts.get(key)
+        texts = value if isinstance(value, list) else []
+        if not isinstance(value, kind) or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{folder / 'record.json'} has no valid {key}; evaluate this run again")
+    check_name(facts.get("paper") or "_", f"the paper of {folder}")
     return Run(folder, facts, read_config(folder), results.read(folder / "results.csv"))
 
 

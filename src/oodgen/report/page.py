@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Picture", "embed_figure", "read_reconstructions", "render", "write"]
 
+LARGEST, MOST, SIDE = 2**28, 200, 1024  # of the reconstructions of a run: bytes, sets, pixels
+
 METRICS = {
     "auprc": "AUPRC, OOD positive",
     "auprc_in": "AUPRC, inlier positive",
@@ -111,13 +113,23 @@ def read_reconstructions(folder: Path) -> "dict[str, NDArray[Any]]":
     if not path.is_file():
         return {}
     try:
+        with zipfile.ZipFile(path) as file:
+            if sum(item.file_size for item in file.infolist()) > LARGEST or len(file.infolist()) > MOST:
+                raise ValueError(f"it holds more than {MOST} sets or {LARGEST:,} bytes")
         with np.load(path, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive}
-    except (OSError, ValueError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(f"cannot read {path}: {error}; evaluate this run again") from error
     for name, pictures in found.items():
-        if pictures.ndim != 5 or len(pictures) < 2:
-            raise UserError(f"{path} holds {name} of shape {pictures.shape}, no pictures; evaluate this run again")
+        if (
+            pictures.ndim != 5
+            or len(pictures) < 2
+            or pictures.dtype != np.uint8
+            or not 0 < min(pictures.shape) <= max(pictures.shape) <= SIDE
+        ):
+            raise UserError(
+                f"{path} holds {name[:100]} of shape {pictures.shape}, no pictures; evaluate this run again"
+            )
     return found
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from oodgen.report.cost import number
 from oodgen.report.grouping import Experiment, Run, describe_samples, warnings
 from oodgen.report.overrides import requested_overrides
 from oodgen.report.paper_numbers import PrintedNumber, PrintedTable, as_entry, join_entries
@@ -119,7 +120,7 @@ def _images(config: Mapping[str, str]) -> str:
 
 
 def _epochs(runs: Sequence[Run]) -> str:
-    spent = {float(epochs) for run in runs if (epochs := (run.record.get("training") or {}).get("epochs")) is not None}
+    spent = {epochs for run in runs if (epochs := number(run.record, "training", "epochs")) == epochs}
     return "–".join(f"{epochs:.4g}" for epochs in dict.fromkeys((min(spent), max(spent)))) if spent else ""
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from oodgen.errors import UserError
 
-__all__ = ["load_json", "load_yaml"]
+__all__ = ["load_json", "load_yaml", "read_text"]
 
 SIZE = 2**18  # bytes; the largest of ours, a paper's printed numbers, has 74 kB
 DEPTH = 40  # collections within collections; a run's config has nine
@@ -26,8 +26,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     }
 
     def construct_whole(self, node: yaml.ScalarNode) -> int:
-        if len(node.value) > DIGITS:
-            raise ValueError(f"it holds a number of {len(node.value):,} digits")
+        _check_digits(node.value)
         return self.construct_yaml_int(node)
 
 
@@ -43,7 +42,7 @@ def load_yaml(path: Path) -> Any:
             writes and which a few lines of could stand for more than any memory holds.
     """
     try:
-        text, depth = _text(path), 0
+        text, depth = read_text(path), 0
         for event in yaml.parse(text, _Loader):
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError(f"it holds the alias *{event.anchor}, which no run writes")
@@ -62,7 +61,7 @@ def load_json(path: Path) -> Any:
         UserError: it cannot be read, is no JSON, too large or too deep.
     """
     try:
-        content = json.loads(_text(path))
+        content = json.loads(read_text(path), parse_int=lambda digits: int(_check_digits(digits)))
         level = [content]
         for _ in range(DEPTH):
             level = [item for value in level for item in _items(value)]
@@ -75,15 +74,22 @@ def load_json(path: Path) -> Any:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
+def _check_digits(number: str) -> str:
+    if len(number) > DIGITS:
+        raise ValueError(f"it holds a number of {len(number):,} digits")
+    return number
+
+
 def _items(value: Any) -> list[Any]:
     return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path, size: int = SIZE) -> str:
+    """The text of a regular file of at most `size` bytes; a ValueError for any other."""
     if not path.is_file():  # nor a pipe or a device, which may have no end
         raise ValueError("it is not a regular file" if path.exists() else "there is no such file")
     with path.open("rb") as file:
-        content = file.read(SIZE + 1)
-    if len(content) > SIZE:
-        raise ValueError(f"it has more than {SIZE:,} bytes")
+        content = file.read(size + 1)
+    if len(content) > size:
+        raise ValueError(f"it has more than {size:,} bytes")
     return content.decode("utf-8")

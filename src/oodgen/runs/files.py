@@ -1,16 +1,18 @@
 """Atomic writing of files, hashes of files, and names that are valid for files."""
 
 import hashlib
+import logging
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 
 from oodgen.errors import UserError
 
-__all__ = ["as_name", "atomic_path", "check_name", "sha256", "write_text"]
+__all__ = ["LogFile", "as_name", "atomic_path", "check_name", "sha256", "write_text"]
 
 LONGEST = 100  # bytes of a name, so that what is put before and after it still makes a file's name
 
@@ -51,6 +53,15 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+class LogFile(logging.FileHandler):
+    """A log file that replaces a link in its place, which may lead anywhere."""
+
+    def _open(self) -> TextIOWrapper:
+        if (path := Path(self.baseFilename)).is_symlink():
+            path.unlink()
+        return super()._open()
 
 
 def sha256(path: Path) -> str:

@@ -97,7 +97,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {"state": "new", "why": None}
     state = read_json(path)
-    if not {"state", "why"} <= state.keys():
+    if not isinstance(state.get("state"), str) or not isinstance(state.get("why", 0), str | None):
         raise UserError(f"{path} is damaged; delete it and repeat the command")
     return state
 
@@ -132,10 +132,12 @@ def locked(folder: Path, wait: bool) -> Iterator[None]:
         wait: Wait for another process instead of raising UserError.
 
     Raises:
-        UserError: another process holds it and `wait` is false, or it cannot be written.
+        UserError: another process holds it and `wait` is false, it cannot be written, or it is or holds a link.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if link := next((path for path in (folder, *folder.iterdir()) if path.is_symlink()), None):
+            raise UserError(f"{link} is a link, so that a run would write or delete elsewhere; remove it")
         lock = FileLock(folder / ".lock")
         try:
             lock.acquire(blocking=False)

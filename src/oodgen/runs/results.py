@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from oodgen.errors import UserError
+from oodgen.runs.documents import read_text
 from oodgen.runs.files import write_text
 
 __all__ = ["Row", "read", "write"]
+
+SIZE, LONGEST = 2**26, 1000  # bytes of a file, characters of a name; runs' files have up to a thousandth and a tenth
 
 
 class Row(NamedTuple):
@@ -35,11 +38,17 @@ def _float(text: str) -> float:
     return float(text) if text.strip() else math.nan
 
 
+def _name(text: str) -> str:
+    if len(text) > LONGEST:
+        raise ValueError(f"it holds a name of {len(text):,} characters")
+    return text
+
+
 def read(path: Path) -> list[Row]:
     """The rows of one results.csv.
 
     Raises:
-        UserError: the file is missing, lacks a column or contains something that is not a number.
+        UserError: the file is missing or too large, lacks a column or contains something that is not a number.
     """
     kinds: dict[str, Callable[[str], object]] = {
         "seed": int,
@@ -50,12 +59,11 @@ def read(path: Path) -> list[Row]:
         "n_out": int,
     }
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            table = csv.DictReader(file)
-            missing = [name for name in Row._fields if name not in (table.fieldnames or ())]
-            if missing:
-                raise UserError(f"{path} has no column {', '.join(missing)}; evaluate this run again")
-            return [Row._make(kinds.get(name, str)(line[name]) for name in Row._fields) for line in table]
+        table = csv.DictReader(io.StringIO(read_text(path, SIZE), newline=""))
+        missing = [name for name in Row._fields if name not in (table.fieldnames or ())]
+        if missing:
+            raise UserError(f"{path} has no column {', '.join(missing)}; evaluate this run again")
+        return [Row._make(kinds.get(name, _name)(line[name]) for name in Row._fields) for line in table]
     except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise UserError(f"cannot read {path}: {error}; evaluate this run again") from error
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,25 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: the file is damaged or contains other objects.
     """
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch does not compress: what would fill the memory is not its own
+                if sum(item.file_size for item in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("compressed")
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError) as error:
+        raise UserError(f"cannot read {path}: {error}; try again, or choose another run") from error
     except Exception as error:
         # torch raises many types here, and its message on hostile content teaches how to disable the check
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         why = f"holds {foreign[1]}, which could run code" if foreign else "is damaged or no checkpoint"
         raise UserError(f"{path} {why}; it was not loaded. Delete it and repeat the command") from error
     weights = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(_is_plain(name, value) for name, value in weights.items()):
         raise UserError(f"{path} is no checkpoint of oodgen; it was not loaded. Delete it and repeat the command")
     return content
+
+
+def _is_plain(name: Any, value: Any) -> bool:
+    """Whether an entry is a dense tensor with a name."""
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta and not value.is_quantized
+    return dense and isinstance(name, str)
