@@ -56,7 +56,7 @@ def test_a_cell_without_a_name_is_recorded_and_the_others_run(command, tmp_path)
     refused = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("runs/sweeps/*/refused/*/state.json"))]
     assert [state["why"] for state in refused] == [
         "name='..' is not a single name or a whole number",
-        "name refers to ${nope}, which does not exist; correct it",
+        "name: Interpolation key 'nope' not found; correct it",
     ]
     assert _states(tmp_path / "runs") == ["done"]
 
@@ -120,7 +120,7 @@ def test_a_sweeper_learns_before_the_training_that_a_critic_has_no_bound(tmp_pat
     words = ["+experiment=cifar10_wgan", "smoke=true", "device.accelerator=cpu", f"runs={tmp_path}"]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("run", words)
-    with pytest.raises(UserError, match="no validation bound to return to the sweeper; select a result with objective"):
+    with pytest.raises(UserError, match="no validation bound for the sweeper; set objective"):
         experiment.run(config, tmp_path / "eval", optimised=True)
     assert [path.name for path in tmp_path.iterdir()] == ["eval"]
 

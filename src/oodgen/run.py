@@ -184,11 +184,9 @@ def _check(config: DictConfig, hydra_config: HydraConf) -> None:
         schema.check(resolved)
         record.evaluation_folder(resolved)
     except (UserError, OmegaConfBaseException) as error:
-        refused = UserError(messages.one_line(error))
-        if hydra_config.mode != RunMode.MULTIRUN:
-            raise refused from error
-        with record.recorded_state(Path(hydra_config.runtime.output_dir)):
-            raise refused from error
+        multirun = hydra_config.mode == RunMode.MULTIRUN
+        with record.recorded_state(Path(hydra_config.runtime.output_dir)) if multirun else nullcontext():
+            raise UserError(messages.one_line(error)) from error
 
 
 def _objective(config: DictConfig, folder: Path, optimised: bool) -> float | None:
@@ -256,8 +254,7 @@ def main() -> None:
     if "--version" in given:
         print(f"oodgen {oodgen.__version__} (Hydra {hydra.__version__})")
         return
-    flags = {word.partition("=")[0] for word in given}
-    looks = not given or {"-h", "--help", "-c", "--cfg", "-i", "--info"} & flags
+    looks = not given or {"-h", "--help", "-c", "--cfg", "-i", "--info"} & {word.partition("=")[0] for word in given}
     if hasattr(signal, "SIGPIPE") and looks:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` closes the pipe early, which is no error
     sweeps = [argument for argument in sys.argv if argument.startswith("+sweep=")]

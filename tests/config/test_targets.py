@@ -256,7 +256,7 @@ def test_a_plug_ins_part_stands_where_its_type_fits(tmp_path, monkeypatch):
         schema.check_part(model, "model")
     monkeypatch.setenv("OODGEN_PLUGINS", "their_parts")
     schema.check_part(model, "model")
-    for name, words in (("Other", "which Other is not"), ("asked", "of asked"), ("nothing", "is not allowed")):
+    for name, words in (("Other", "which Other is not"), ("asked", "of asked"), ("nothing", "does not exist")):
         wrong = copy.deepcopy(model)
         wrong["likelihood"]["_target_"] = f"their_parts.{name}"
         with pytest.raises(UserError, match=words):

@@ -19,19 +19,12 @@ __all__ = ["one_line"]
 
 RESOLVED = re.compile(r"(\w+) raised while resolving interpolation: ")  # before an error inside a resolver
 PLACE = re.compile(r"full_key: (.+)")
-# What OmegaConf says of an interpolation, and what is said of its place instead.
-INTERPOLATIONS = {
-    r"Missing mandatory value: (\S+)": "{0} is not set; give it as {0}=VALUE",
-    r"Interpolation key '(.+)' not found": "{place} refers to ${{{0}}}, which does not exist; correct it",
-    r"Recursive interpolation": "{place} refers to itself; give it a value",
-    r"\W*Environment variable '(.+)' not found": "{place} needs the environment variable {0}, which is not set; set it",
-    r"Unsupported interpolation type (.+)": "{place} uses ${{{0}:...}}, which does not exist; correct it",
-}
+MISSING = re.compile(r"Missing mandatory value: (\S+)")
 LAUNCHER = re.compile(r"Unknown plugin class : 'hydra_plugins\.hydra_(\w+)_launcher\.")
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.+)'\n")
 TWICE = re.compile(r"Multiple values for (\S+)\. To override a value use 'override \S+: (.+)'")
 COMPOSING = ("defaults_list", "config_loader_impl")  # Hydra's modules
-MERGING = "Error merging override "
+LISTS = ("Cannot merge DictConfig with ListConfig", "a list does not replace a group of options, nor a group a list")
 UNKNOWN = re.compile(r"Could not override '(.+)'\.\nTo append to your config use")
 
 
@@ -53,17 +46,8 @@ def one_line(error: BaseException) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"could not find {error.missing_cfg_file!r}{_suggestions(name, error.options, f'; {group} may be: ')}"
     if said.startswith("Config group override must be") and (override := _local(error, "override")):
-        options = sorted(path.stem for path in (config_dir() / override.key_or_group).glob("*.yaml"))
-        return (
-            f"{override.input_line} is not the name of a choice; {override.key_or_group} may be: {', '.join(options)}"
-        )
-    if isinstance(error, ConfigCompositionException) and said.startswith(MERGING):
-        key, _, value = said.removeprefix(MERGING).partition("=")
-        why = _without_line_breaks(error.__cause__ or error).split(" full_key: ")[0]
-        if why == "Cannot merge DictConfig with ListConfig":
-            kind = getattr(error.__cause__, "object_type", None)
-            why = f"{key} is {'a group of options, not a list' if kind is dict else 'a list, not a group of options'}"
-        return f"{key}={value}: {why}"
+        group, names = override.key_or_group, (config_dir() / override.key_or_group).glob("*.yaml")
+        return f"{override.input_line} is no choice; {group} may be: {', '.join(sorted(path.stem for path in names))}"
     if isinstance(error, ConfigCompositionException) and (unknown := UNKNOWN.match(str(error))):
         return _unknown_option(unknown[1], error.__cause__) or _without_line_breaks(error)
     if ambiguous := AMBIGUOUS.match(said):
@@ -77,11 +61,12 @@ def one_line(error: BaseException) -> str:
         )
     if isinstance(error, AssertionError | RecursionError) and (parent := _local(error, "parent")):
         wrong = "is cyclic" if isinstance(error, RecursionError) else "has a choice after an override"
-        mend = "put the configs it builds on first, and every `override` last"
-        return f"the defaults list of {parent.get_config_path()} {wrong}; {mend}"
-    override = None if isinstance(error, HydraException) else _local(error, "override")
+        return f"the defaults list of {parent.get_config_path()} {wrong}; put what it builds on first, overrides last"
+    merging = said.startswith("Error merging override ")
+    override = _local(error, "override") if merging or not isinstance(error, HydraException) else None
     where = f"cannot apply {override.input_line}: " if override else ""
-    return where + (_without_line_breaks(error) or type(error).__name__)
+    why = _without_line_breaks(error.__cause__ if merging and error.__cause__ else error).split(" full_key: ")[0]
+    return where + (why.replace(*LISTS) or type(error).__name__)
 
 
 def _without_line_breaks(error: BaseException) -> str:
@@ -124,11 +109,10 @@ def _interpolation(said: str) -> str:
         line = line[resolved.end() :]
         if resolved[1] == "UserError":
             return line
+    if missing := MISSING.search(line):
+        return f"{missing[1]} is not set; give it as {missing[1]}=VALUE"
     place = PLACE.search(said)
-    for pattern, words in INTERPOLATIONS.items():
-        if found := re.search(pattern, line):
-            return words.format(*found.groups(), place=place and place[1])
-    return f"{place[1]}: {line}" if place else line
+    return f"{place[1]}: {line}; correct it" if place else line
 
 
 def _unknown_option(key: str, cause: BaseException | None) -> str:

@@ -30,11 +30,7 @@ BOUNDS = {">=": "at least", ">": "larger than", "<=": "at most", "<": "below", "
 
 
 def check(config: Mapping[str, Any], complete: bool = True) -> None:
-    """Check a resolved config.
-
-    Arguments:
-        config: The config.
-        complete: Whether it must have all of `RUN`; recorded ones of older versions have not.
+    """Check a resolved config; `complete`: it must have all of `RUN`, as recorded ones of older versions have not.
 
     Raises:
         UserError: an option that is missing or that there is not, a value that an option does not take, or a `_target_`

@@ -15,8 +15,7 @@ __all__ = ["NO_BOUND", "STATED", "choose", "is_set", "value"]
 PARTS = {"score": "score", "set": "out", "metric": "metric"}  # key of the option -> column of results.csv
 STATED = ("val/bound", "val/log_py")  # validation metrics in nats, larger = better
 NO_BOUND = (
-    "the training has no validation bound to return to the sweeper; select a result with objective.score, "
-    "objective.set and objective.metric"
+    "the training has no validation bound for the sweeper; set objective.score, objective.set and objective.metric"
 )
 
 
