@@ -250,7 +250,8 @@ def main() -> None:
 
     SIGINT and SIGTERM end with 130 and 143; the same command continues.
     """
-    given = sys.argv[1:]
+    # first, since argparse takes no options after a flag among them
+    given = sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     if "--version" in given:
         print(f"oodgen {oodgen.__version__} (Hydra {hydra.__version__})")
         return

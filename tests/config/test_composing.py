@@ -33,6 +33,7 @@ def test_a_config_is_composed_once(command, monkeypatch, arguments, words):
     [
         (["hydra.mode=MULTIRUN", "model=hvae_tiny,vae_grey", WRONG[2]], "2 of 2 cells failed: model=hvae_tiny; model="),
         (["hydra.mode=MULTIRUN", "model=hvae_tiny,nope"], "could not find 'model/nope'"),
+        (["-m", "model=hvae_tiny,nope"], "could not find 'model/nope'"),
         ([], "You must specify 'model'"),
     ],
 )
