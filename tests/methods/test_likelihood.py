@@ -1,15 +1,14 @@
 """The objective of training: floors, warm-up, gradients of every parameter, and the guard against NaN."""
 
-import copy
-from functools import cache, partial
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import nn
 
 from oodgen.data.resident import Batch, Examples, TrainLoader
@@ -30,17 +29,9 @@ CASES = [*((name, None) for name in MODELS), ("hvae_grey", False), ("lvae_natura
 sgd = partial(torch.optim.SGD, lr=0.0)
 
 
-@cache
-def composed(name):
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose("run", [f"model={name}"]).model
-
-
-def model_config(name, **changes):
-    config = copy.deepcopy(composed(name))
-    for key, value in changes.items():
-        config[key] = value
-    return config
+@pytest.fixture
+def model_config(composed):
+    return lambda name, **changes: OmegaConf.merge(composed(f"model={name}").model, changes)
 
 
 def attach(method, batches_per_epoch=1):
@@ -63,7 +54,7 @@ def test_an_optimiser_with_contradictory_options_is_refused_when_it_is_named():
 
 
 @pytest.mark.parametrize(("name", "skips"), CASES)
-def test_every_parameter_of_every_model_gets_a_gradient(name, skips):
+def test_every_parameter_of_every_model_gets_a_gradient(model_config, name, skips):
     config = model_config(name)
     if skips is not None:
         config.skips = skips
@@ -105,7 +96,7 @@ GREY = ((8, 14, 14), (16,), (8,))
 
 
 @pytest.mark.parametrize(("per", "floors"), [("channel", (392, 2, 2)), ("layer", (2, 2, 2))])
-def test_effective_floors_of_the_grey_model(per, floors):
+def test_effective_floors_of_the_grey_model(model_config, per, floors):
     assert [tuple(s) for s in instantiate(model_config("hvae_grey"), _convert_="all").latents[1:]] == list(GREY)
     found = FreeBits(2.0, per)(bound(*GREY, fill=-50.0), 0)
     torch.testing.assert_close(found, torch.tensor(floors, dtype=torch.float32))
@@ -276,7 +267,7 @@ def test_both_objectives_reach_every_parameter(sampled):
             assert value.grad.isfinite().all() and value.grad.abs().max() > 1e-5, (objective, name)
 
 
-def test_the_loss_of_a_step_depends_on_seed_and_step_alone():
+def test_the_loss_of_a_step_depends_on_seed_and_step_alone(model_config):
     torch.manual_seed(0)
     model = instantiate(model_config("hvae_tiny"), _convert_="all")
     method = attach(MaximumLikelihood(model, sgd, seed=3))
@@ -293,7 +284,7 @@ def test_the_loss_of_a_step_depends_on_seed_and_step_alone():
     assert len({a, loss(8), loss(7, 4), loss(7 + 2**32)}) == 4
 
 
-def test_validation_is_the_plain_bound_with_the_same_noise_every_time(monkeypatch):
+def test_validation_is_the_plain_bound_with_the_same_noise_every_time(model_config, monkeypatch):
     torch.manual_seed(0)
     model = instantiate(model_config("hvae_tiny"), _convert_="all")
     method = attach(MaximumLikelihood(model, sgd, warmup=100, free_bits=FreeBits(1e6, anneal=None)))
@@ -313,7 +304,7 @@ def test_validation_is_the_plain_bound_with_the_same_noise_every_time(monkeypatc
     )
 
 
-def test_initialisation_is_the_models_own_on_the_first_batch():
+def test_initialisation_is_the_models_own_on_the_first_batch(model_config):
     models = []
     for _ in range(2):
         torch.manual_seed(0)

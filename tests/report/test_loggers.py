@@ -16,6 +16,7 @@ from oodgen.runs import results
 from oodgen.training.curves import CurvesLogger
 
 FAST = ["+experiment=quickstart", "smoke=true", "model=hvae_tiny", "device.accelerator=cpu", "device.threads=1"]
+FAST += [f"~data.out.{name}" for name in ("glyphs", "uniform_noise", "gaussian_noise", "hflip", "vflip")]
 
 
 def from_csv(folder: Path) -> dict[str, list[tuple[int, float]]]:
