@@ -16,15 +16,16 @@ from oodgen.training import assembly
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
 GROUPS = {"score": "scores"}
-# five trainings each, one after the other: as many parts and as large as it takes to see that they run
+# as many parts and as large as it takes to see that they run
 SMALLER = {
     **dict.fromkeys(
         ("cifar10_wgan_ensemble", "fashion_mnist_wgan_ensemble", "mnist_wgan_ensemble"), ("method.size=2",)
     ),
     "cifar10_glow_ensemble": ("method.size=2", "model.steps=2", "model.hidden=16"),
+    "cifar_svhn_glow": ("model.hidden=64",),  # as deep as it is
 }
-# one of each kind of model draws the figures of its page, and is asked for again
-DRAWN = ("cifar10_glow", "credit_fraud_vae", "fashion_mnist_llr_ada_lvae", "fashion_mnist_ns_generated", "mnist_vib")
+# one of each kind of page draws its figures, and is asked for again
+DRAWN = ("credit_fraud_vae", "fashion_mnist_llr_ada_lvae", "fashion_mnist_ns_generated", "mnist_vib")
 FIRST_BUILD = json.loads(Path(__file__).with_name("first_build.json").read_text())["fingerprints"]
 SWEEPS = sorted(path.stem for path in (config_dir() / "sweep").glob("*.yaml"))
 
@@ -54,9 +55,9 @@ def _names(config: DictConfig) -> str | list[str]:
 
 
 def _thin(config: DictConfig) -> list[str]:
-    """A hierarchy's layers with few channels: as deep as they are, in a tenth of the time."""
-    layers = config.model.get("layers", ())
-    return [f"model.layers.{i}.channels=16" for i, layer in enumerate(layers) if layer.channels > 16]
+    """A hierarchy's layers with few channels and latent variables: as deep as they are, in a tenth of the time."""
+    layers = enumerate(config.model.get("layers", ()))
+    return [f"model.layers.{i}.{name}=8" for i, layer in layers for name in ("channels", "latent") if layer[name] > 8]
 
 
 def _options() -> list[str]:
@@ -98,7 +99,8 @@ def test_a_scale_makes_every_hierarchy_small(resolved, scale, experiment):
     assert {f"kl_{i}" for i in range(1, len(layers) + 1)} <= set(config["scores"])
 
 
-def test_every_scale_is_tried():
+def test_every_scale_is_tried_and_every_exception_is_an_experiment():
+    assert {*SMALLER, *DRAWN} <= set(EXPERIMENTS)
     assert set(SCALES) == {path.stem for path in (config_dir() / "scale").glob("*.yaml")}
 
 
