@@ -20,7 +20,7 @@ from oodgen.runs.locations import config_dir
 from oodgen.training import device
 
 FAST = ["smoke=true", "model=hvae_tiny", "+experiment=quickstart", "device.accelerator=cpu"]
-FEW = [f"~data.out.{name}" for name in ("glyphs", "uniform_noise", "gaussian_noise", "hflip", "vflip")]
+FAST += [f"~data.out.{name}" for name in ("glyphs", "uniform_noise", "gaussian_noise", "hflip", "vflip")]
 
 
 def _states(runs: Path) -> list[str]:
@@ -91,21 +91,21 @@ def test_a_sweeper_is_told_a_number_of_each_cell(command, tmp_path, monkeypatch)
     monkeypatch.setattr(launcher, "launch", recorded)
     named = ["objective.score=llr_1", "objective.metric=auroc", "objective.set=digits"]
     for _ in ("made", "found finished"):
-        assert command("-m", *FAST, *FEW, *named, "method.decay=constant,crooked").code == 2
+        assert command("-m", *FAST, *named, "method.decay=constant,crooked").code == 2
     (rows,) = {path.read_text() for path in (tmp_path / "runs").glob("smoke/eval/*/*/results.csv")}
     value = next(float(row.split(",")[7]) for row in rows.splitlines() if ",digits,llr>1,auroc," in row)
     assert told == [value, math.inf, value, math.inf]
-    ended = command(*FAST, *FEW, "method.decay=constant", *named[:2], "objective.set=nope")
+    ended = command(*FAST, "method.decay=constant", *named[:2], "objective.set=nope")
     assert ended.code == 2 and "objective.set=nope is not in the results; available: digits" in ended.error
     assert _states(tmp_path / "runs") == ["done", "failed"], "another objective is no other evaluation"
-    ended = command(*FAST, *FEW, "seed=7", "objective.score=lr_1")
+    ended = command(*FAST, "seed=7", "objective.score=lr_1")
     assert ended.code == 2 and "objective.score=lr_1 is not in the results; available: l_0 (l>0)," in ended.error
     assert len(_trained(tmp_path / "runs")) == 1, "refused before the training"
 
 
 def test_optuna_takes_three_trials_and_goes_on_after_a_failed_one(command, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    grid = ["-m", *FAST, *FEW, "hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1", "hydra.sweeper.direction=maximize"]
+    grid = ["-m", *FAST, "hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1", "hydra.sweeper.direction=maximize"]
     named = ["objective.score=kl_1", "objective.metric=auroc", "objective.set=digits", "hydra/sweeper/sampler=grid"]
     ended = command(*grid, *named, "hydra.sweeper.n_trials=3", "method.optimizer.lr=choice(0.001,0.01,-1)")
     assert ended.code == 2 and "1 of 3 cells failed: method.optimizer.lr=-1" in ended.error

@@ -21,6 +21,7 @@ from oodgen.runs import results
 from oodgen.runs.locations import config_dir
 
 OVERRIDES = ["+experiment=quickstart", "smoke=true", "logger=wandb", "device.threads=1"]
+OVERRIDES += [f"~data.out.{name}" for name in ("glyphs", "uniform_noise", "gaussian_noise", "hflip", "vflip")]
 
 
 class Logged(NamedTuple):
