@@ -52,7 +52,6 @@ def user(tmp_path_factory):
         "data.calibration=0.2",
         "~data.out.hflip",
         "~data.out.vflip",
-        "score@scores=[hierarchy,evidence]",
     ]
     done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

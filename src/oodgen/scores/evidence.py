@@ -148,16 +148,20 @@ class Neighbours(_Scaled):
 
     k: Count = 10
     whiten: bool = False
-    most: Count = 50_000
+    most: Count = 10_000
 
     def _distance(self, reference: np.ndarray) -> Function:
-        from sklearn.neighbors import NearestNeighbors
+        chosen = _subset(reference, self.most)
+        root = _precision_root(reference) if self.whiten else None
+        rows = torch.from_numpy(chosen if root is None else chosen @ root)
+        k = min(self.k, len(rows))
 
-        root = _precision_root(reference) if self.whiten else np.eye(reference.shape[1])
-        chosen = _subset(reference, self.most) @ root
-        # brute force is faster than trees in as many dimensions, and chunks by itself
-        found = NearestNeighbors(n_neighbors=min(self.k, len(chosen)), algorithm="brute").fit(chosen)
-        return lambda x: found.kneighbors(x @ root)[0].mean(1)
+        def mean_distance(x: np.ndarray) -> np.ndarray:
+            # all distances: in as many dimensions trees save nothing, and scikit-learn takes seconds to import
+            distances = torch.cdist(torch.from_numpy(x if root is None else x @ root), rows)
+            return distances.topk(k, largest=False, sorted=False).values.mean(1).numpy()
+
+        return lambda x: _in_chunks(mean_distance, x, len(rows))
 
 
 @dataclass(frozen=True)
@@ -224,10 +228,23 @@ def _in_chunks(function: Function, x: np.ndarray, width: int) -> np.ndarray:
 
 def _precision_root(reference: np.ndarray) -> np.ndarray:
     r"""R with $R R^\top = \Sigma^{-1}$, see `Mahalanobis`."""
-    from sklearn.covariance import LedoitWolf
-
     covariance, varies = np.eye(reference.shape[1]), reference.min(0) < reference.max(0)
     if varies.any():
-        shrunk = LedoitWolf().fit(reference[:, varies]).covariance_
+        shrunk = _ledoit_wolf(reference[:, varies])
         covariance[np.ix_(varies, varies)] = shrunk + 1e-6 * shrunk.diagonal().mean() * np.eye(len(shrunk))
     return np.linalg.inv(np.linalg.cholesky(covariance)).T
+
+
+def _ledoit_wolf(rows: np.ndarray) -> np.ndarray:
+    """The shrunk covariance of rows (n, d); by hand, since scikit-learn takes as long to import as to score a folder.
+
+    Source: Ledoit and Wolf 2004, section 3.3 (lemma 3.2 to 3.4).
+    """
+    x = rows - rows.mean(0)
+    sample, (n, d) = x.T @ x / len(x), x.shape
+    target = sample.trace() / d * np.eye(d)
+    # the sum over rows of |x x^T - S|^2, without a matrix for each
+    noise = (((x**2).sum(1) ** 2).sum() / n - (sample**2).sum()) / n
+    distance = ((sample - target) ** 2).sum()
+    shrinkage = min(noise / distance, 1.0) if distance > 0 else 0.0
+    return shrinkage * target + (1 - shrinkage) * sample
