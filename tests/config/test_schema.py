@@ -257,6 +257,7 @@ def _right(place, kind, value, before):
     last = str(place[-1])
     texts = ("name", "probe", "project", "entity", "group", "paper", "paper_method", "save_dir", "runs", "root")
     texts += ("characters", "below", "image")
+    texts += ("score", "set", "metric")  # of the objective, which the rehearsal looks for among the rows of results
     optional = ("root", "probe", "project", "entity", "group", "paper_method", "below", "image")
     optional += (place[-1],) if isinstance(place[-1], int) and isinstance(before, str) else ()
     numbers = isinstance(before, float) or last in ("gradient_clip_val", "warmup", "hold", "anneal", "sigma", "shift")

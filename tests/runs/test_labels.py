@@ -34,7 +34,7 @@ def test_key_and_label_are_one_another():
 def test_every_key_can_be_said_on_the_command_line(group):
     files = [config_dir() / "run.yaml", *(config_dir() / "experiment").glob("*.yaml")]
     parts = [yaml.safe_load(path.read_text()).get(group) or {} for path in files]
-    parts += [yaml.safe_load(path.read_text()) for path in (config_dir() / "score").glob("*.yaml")]
+    parts += [yaml.safe_load(path.read_text()) for group in ("score", "evidence") for path in (config_dir() / group).glob("*.yaml")]
     assert all(name.isidentifier() for part in parts for name in part)
 
 
@@ -42,14 +42,14 @@ def test_the_command_line_reaches_them_and_runs_of_the_first_build_are_found():
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
 
         def config(*words):
-            return OmegaConf.to_container(compose("run", [*words, "runs=R"]), resolve=True)
+            return OmegaConf.to_container(compose("run", [*words, "evidence@scores=none", "runs=R"]), resolve=True)
 
         cpu = config("+experiment=fashion_mnist_llr_cpu")
         changed = config(
             "+experiment=fashion_mnist_llr_cpu",
             *("~scores.llr_1_mode", "scores.llr_1.k=2", "~controls.control_mean", "oracle.llr_k=[llr_1,llr_2]"),
         )
-    # what the first build called this training and its evaluation, whose config had labels for keys
+    # what the first build called this training and its evaluation, whose config had labels for keys and no evidence
     assert record.fingerprint(cpu) == "fbf9d87b169b"
     assert (
         record.evaluation_folder(cpu)
