@@ -15,7 +15,7 @@ from oodgen.runs.locations import config_dir
 from oodgen.training import assembly
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
-GROUPS = {"score": "scores"}
+GROUPS = {"evidence": "scores", "score": "scores"}
 # as many parts and as large as it takes to see that they run
 SMALLER = {
     **dict.fromkeys(

@@ -123,7 +123,7 @@ def test_a_package_is_run_and_scored_by_its_users_word_alone(command, capsys, mo
     (folder,) = (tmp_path / "runs" / "smoke" / "eval" / "theirs").iterdir()
     assert '"their_oodgen": "not installed"' in (folder / "record.json").read_text()
     Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "x.png")
-    words = [folder, "x.png", "--false-alarm", "0.5"]
+    words = [folder, "x.png", "--false-alarm", "0.5", "--score", "steep"]
     code, _, err = score(capsys, monkeypatch, *words)
     assert code == 2 and "the package their_oodgen is not enabled" in err and err.count("\n") == 1
     code, out, err = score(capsys, monkeypatch, *words, "--plugins", "their_oodgen")

@@ -34,7 +34,11 @@ def test_key_and_label_are_one_another():
 def test_every_key_can_be_said_on_the_command_line(group):
     files = [config_dir() / "run.yaml", *(config_dir() / "experiment").glob("*.yaml")]
     parts = [yaml.safe_load(path.read_text()).get(group) or {} for path in files]
-    parts += [yaml.safe_load(path.read_text()) for group in ("score", "evidence") for path in (config_dir() / group).glob("*.yaml")]
+    parts += [
+        yaml.safe_load(path.read_text())
+        for group in ("score", "evidence")
+        for path in (config_dir() / group).glob("*.yaml")
+    ]
     assert all(name.isidentifier() for part in parts for name in part)
 
 

@@ -35,7 +35,7 @@ TRAINER: dict[str, Any] = {
     "limit_val_batches": Batches | None,
     "overfit_batches": Batches,
     "val_check_interval": Batches | None,
-    "check_val_every_n_epoch": Count | None,
+    "check_val_every_n_epoch": Count,
     "accumulate_grad_batches": Count,
     "gradient_clip_val": NonNegative | None,
     "gradient_clip_algorithm": Literal["norm", "value"] | None,
