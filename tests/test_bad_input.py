@@ -99,6 +99,10 @@ def _parts(root: Path) -> list[Path]:
         (["scores.kl_3.layer=9"], ["kl_3", "bounds/"]),
         (["+scores.x={_target_:oodgen.scores.ratio.llr,_partial_:true}"], ["scores.x", "missing", "'k'"]),
         (["~probes.image"], ["image/"]),
+        (
+            ["method.optimizer={_target_:torch.optim.SGD,_partial_:true,lr:0.1,nesterov:true}"],
+            ["method.optimizer: Nesterov momentum requires a momentum"],
+        ),
     ],
 )
 def test_a_wrong_word_is_named(command, tmp_path, arguments, words):

@@ -76,7 +76,7 @@ def test_cells_of_one_training_share_it(command, tmp_path):
     new = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "runs").rglob("evidence/*.safetensors")} - {
         path.name.rsplit("-", 1)[0] for path in asked
     }
-    assert new == {"bounds-kmnist", "image-kmnist"}
+    assert new == {"bounds-kmnist", "path-kmnist", "image-kmnist"}
 
 
 def test_a_sweeper_is_told_a_number_of_each_cell(command, tmp_path, monkeypatch):

@@ -60,7 +60,7 @@ class Detector:
     conversion: Conversion
     device: Device
     seed: int = 0
-    name: str = "llr_ada"
+    name: str = "evidence"
     inlier: str = "the inliers"
 
     @classmethod

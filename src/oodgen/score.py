@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--score",
         metavar="NAME",
-        help="one of the run's scores (default: evidence if it has it, else llr_ada, else the score its page names)",
+        help="one of the run's scores (default: the one its page names first, evidence if it has it)",
     )
     parser.add_argument(
         "--false-alarm",

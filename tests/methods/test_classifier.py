@@ -164,7 +164,14 @@ def separable(root, labels=True):
 
 OPTIONS = [
     *("data=base", "+dataset@data.inlier=mnist", "+dataset@data.out.kmnist=kmnist", "data.batch_size=16"),
-    *("~probes.bounds", "~probes.image", "score@controls=none", "oracle={}", "trainer.max_epochs=3"),
+    *(
+        "~probes.bounds",
+        "~probes.image",
+        "score@controls=none",
+        "~scores.evidence_image",
+        "oracle={}",
+        "trainer.max_epochs=3",
+    ),
     *("model.hidden=16", "model.channels=[8,8]", "device.accelerator=cpu", "device.precision=32"),
 ]
 

@@ -48,11 +48,6 @@ def batch(shape, n=2, step=1):
     return Batch(x, torch.arange(n), step)
 
 
-def test_an_optimiser_with_contradictory_options_is_refused_when_it_is_named():
-    with pytest.raises(UserError, match=r"method\.optimizer: Nesterov momentum requires a momentum"):
-        MaximumLikelihood(instantiate(model_config("vae_grey")), partial(torch.optim.SGD, lr=0.1, nesterov=True))
-
-
 @pytest.mark.parametrize(("name", "skips"), CASES)
 def test_every_parameter_of_every_model_gets_a_gradient(model_config, name, skips):
     config = model_config(name)

@@ -73,7 +73,7 @@ def test_assembled_is_trained_together(run):
     assert rows[0] == rows[1] and ",waic,auroc," in rows[0]
     raw = np.load(one.parents[3] / "data" / "prepared" / "credit_fraud_frauds" / "test.npy")
     detectors = [Detector.load(folder) for folder in (one, other)]
-    assert detectors[0].name == "waic"
+    assert detectors[0].name == "evidence"
     assert torch.equal(*(detector.score(raw) for detector in detectors))
     facts = json.loads((other / "record.json").read_text())
     assert facts["training"]["how"] == "assembled" and list(facts["training"]["inputs"]) == [m.name for m in members]

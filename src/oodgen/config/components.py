@@ -50,6 +50,7 @@ def build_components(config: dict[str, Any]) -> Components:
     data = build(config["data"], "data")
     pl.seed_everything(config["seed"], verbose=False)
     method = build(config["method"], "method")
+    method.make_optimizer([torch.nn.Parameter(torch.zeros(1))])  # raises for options that do not fit each other
     probes = {name: build(probe, f"probes.{name}") for name, probe in config["probes"].items()}
     for name, probe in probes.items():
         pairs = [(probe, method.model)]

@@ -65,7 +65,6 @@ class Method(pl.LightningModule):
             )
         self.model, self.optimizer, self.seed = model, optimizer, seed
         self._codes: list[list[Normal]] = []
-        self.make_optimizer([nn.Parameter(torch.zeros(1))])  # so that wrong options are refused here
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """An optimiser of these parameters.

@@ -20,7 +20,7 @@ from oodgen.runs.labels import default_score
 __all__ = ["Cells", "curves", "describe_change", "is_geometric", "table"]
 
 # Scores in the tables of ablation studies; the others are in summary.csv and on the pages of the runs.
-FOLLOWED = re.compile(r"(l>0|kl|llr>\d+|llr_ada|llr_rule)( mode)?")
+FOLLOWED = re.compile(r"(evidence|evidence_image|l>0|kl|llr>\d+|llr_ada|llr_rule)( mode)?")
 
 Cells = Mapping[str, Sequence[Cell]]
 

@@ -17,10 +17,10 @@ __all__ = ["ABOUT", "Candidate", "boards"]
 ABOUT = (
     "AUROC of each experiment by its default score, which is fixed beforehand (the first of "
     f"{', '.join(DEFAULTS[:-1])} and {DEFAULTS[-1]} that it has, else its first one), and by the scores of its paper, "
-    "of all papers if it reproduces none; means over seeds. No model: the image statistics alone, by their density "
-    "where that was measured, and by the one "
-    "that separates a set best. Bold: best of the column, leaving out models that were trained against the set (†) and "
-    "scores chosen on it (oracle). Training: time of one seed. Scoring: time for 1,000 examples. A dash: not recorded. "
+    "of all papers if it reproduces none; means over seeds. No model: the image statistics alone, by "
+    "their density where it was measured (the best of the experiments), and by the one that separates a set best. "
+    "Bold: best of the column, leaving out models that were trained against the set (†) and scores chosen on it "
+    "(oracle). Training: time of one seed. Scoring: time for 1,000 examples. A dash: not recorded. "
     "Budgets and numbers of images differ. Claimed elsewhere: lowest and highest value that papers print for other "
     "methods without labels on sets of that name, and the number of papers; not run here."
 )

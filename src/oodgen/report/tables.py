@@ -124,7 +124,7 @@ def score_order(score: str) -> tuple[int, int, str]:
     name = score.split(" ")[0]
     stem, level = re.fullmatch(r"(.*?)(\d*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
     family = stem if stem in ("l>", "llr>", "kl_") else "complexity" if name.startswith("complexity") else name
-    family = "kl_" if name == "kl" else family
+    family = "kl_" if name == "kl" else "evidence" if name.startswith("evidence") else family
     return _ORDER.index(family if family in _ORDER else ""), int(level or 0), score
 
 
@@ -155,15 +155,15 @@ def describe_score(score: str) -> str:
         "mahalanobis": "distance of the features to a class",
         "class": "the most probable class",
         "classifier": "logit of the known negatives",
-        "evidence": "density of all evidence",
+        "evidence": "distance from inliers in all evidence",
         "llr_ada": "adaptive ratio",
         "llr_rule": "ratio, k chosen by the rule",
         "complexity_png": "likelihood less PNG bits",
         "complexity_jpeg2000": "likelihood less JPEG bits",
         "typicality": "distance from the mean bound",
         "regret": "what a posterior of its own gains",
-        "evidence_model": "evidence without the image",
-        "evidence_image": "evidence without the model",
+        "evidence_model": "the same without the image",
+        "evidence_image": "the same of the image alone",
         "control:mean": "mean intensity",
         "control:entropy": "entropy of the pixels",
         "control:total_variation": "total variation",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Shown", "found", "main", "workspace"]
 
 STEP = "trainer/global_step"
-SHOWN = ("l>0", "llr>1", "llr>2", "llr_ada", "llr_rule")  # if there is no run
+SHOWN = ("evidence", "l>0", "llr>1", "llr>2", "llr_ada", "llr_rule")  # if there is no run
 
 
 class Shown(NamedTuple):

@@ -131,5 +131,5 @@ def check_finite(names: Sequence[str], rows: np.ndarray) -> None:
         j = int(lost.argmax())
         raise Diverged(
             f"{names[j]} is not finite for {lost[j]:,} of the {len(rows):,} inliers that would be its reference; "
-            "leave it out of the score's columns"
+            "name the other columns, as scores.evidence.columns=[image/*], or choose evidence@scores=none"
         )
