@@ -100,7 +100,7 @@ def _parts(root: Path) -> list[Path]:
         (["+scores.x={_target_:oodgen.scores.ratio.llr,_partial_:true}"], ["scores.x", "missing", "'k'"]),
         (["~probes.image"], ["image/"]),
         (
-            ["method.optimizer={_target_:torch.optim.SGD,_partial_:true,lr:0.1,nesterov:true}"],
+            ["method.optimizer._target_=torch.optim.SGD", "+method.optimizer.nesterov=true"],
             ["method.optimizer: Nesterov momentum requires a momentum"],
         ),
     ],

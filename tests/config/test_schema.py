@@ -266,7 +266,8 @@ def _right(place, kind, value, before):
         "text": (last in texts or (anonymous and isinstance(before, str)))
         and (value or last not in ("name", "paper", "runs", "save_dir")),
         "boolean": isinstance(before, bool) or (last in ("version", "channels_last", "log_model")),
-        "null": before is None or last in ("limit", "budget", "free_bits", "prior", "max_epochs", "sigma", "paper"),
+        "null": before is None
+        or last in ("limit", "budget", "free_bits", "prior", "max_epochs", "sigma", "paper", "paper_method"),
         "list": isinstance(before, list) or last in ("scores", "tags"),
         "negative": last in ("max_epochs", "max_steps", "mean", "shift", "name", "seed"),
         "fraction": numbers or last == "nats",

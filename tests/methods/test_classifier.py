@@ -168,7 +168,7 @@ OPTIONS = [
         "~probes.bounds",
         "~probes.image",
         "score@controls=none",
-        "~scores.evidence_image",
+        "evidence@scores=none",
         "oracle={}",
         "trainer.max_epochs=3",
     ),
